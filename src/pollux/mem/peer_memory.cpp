@@ -1,0 +1,139 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "pollux/mem/peer_memory.hpp"
+
+#include <fmt/format.h>
+#include <linux/magic.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+#include <sys/vfs.h>
+
+#include <algorithm>
+#include <limits>
+
+#include "pollux/mem/sigbus_guard.hpp"
+
+namespace pollux {
+namespace {
+
+/// Memory files only: a regular file could stall a worker on disk reads.
+Status check_is_memory(int fd) {
+  struct statfs fs{};
+  if (fstatfs(fd, &fs) != 0) return fail_errno(errno, "can not inspect the peer's memory file");
+  if (fs.f_type != TMPFS_MAGIC && fs.f_type != HUGETLBFS_MAGIC) {
+    return fail(ErrorCode::kInvalidArgument,
+                "the peer's memory is not on tmpfs, memfd or hugetlbfs: share it from one of those "
+                "(QEMU: memory-backend-memfd with share=on)");
+  }
+  return {};
+}
+
+Status check_holds(int fd, uint64_t offset, uint64_t size) {
+  struct stat st{};
+  if (fstat(fd, &st) != 0) return fail_errno(errno, "can not inspect the peer's memory file");
+  if (!S_ISREG(st.st_mode) || size == 0 || offset > static_cast<uint64_t>(st.st_size) ||
+      size > static_cast<uint64_t>(st.st_size) - offset) {
+    return fail(ErrorCode::kInvalidArgument,
+                fmt::format("the region at offset {:#x} of {:#x} bytes is not inside the peer's "
+                            "file of {:#x} bytes",
+                            offset, size, static_cast<uint64_t>(st.st_size)));
+  }
+  return {};
+}
+
+/// hugetlbfs maps whole huge pages only.
+uint64_t page_size_of(int fd) {
+  struct stat st{};
+  return fstat(fd, &st) == 0 && st.st_blksize > 4096 ? static_cast<uint64_t>(st.st_blksize) : 4096;
+}
+
+}  // namespace
+
+Result<std::shared_ptr<PeerMapping>> PeerMapping::map(UniqueFd fd, uint64_t offset, uint64_t size) {
+  if (auto ok = check_is_memory(fd.get()); !ok) return forward(ok);
+  if (auto ok = check_holds(fd.get(), offset, size); !ok) return forward(ok);
+  const uint64_t page = page_size_of(fd.get());
+  const uint64_t lead = offset % page;
+  const uint64_t length = (lead + size + page - 1) / page * page;
+  void* base = mmap(nullptr, length, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_NORESERVE, fd.get(),
+                    static_cast<off_t>(offset - lead));
+  if (base == MAP_FAILED) return fail_errno(errno, "can not map the peer's memory");
+  madvise(base, length, MADV_DONTDUMP);  // a guest's secrets stay out of our core dumps
+
+  std::shared_ptr<PeerMapping> mapping(new PeerMapping);
+  mapping->base_ = base;
+  mapping->length_ = length;
+  mapping->data_ = static_cast<std::byte*>(base) + lead;
+  mapping->size_ = size;
+  mapping->guard_slot_ = sigbus_guard(base, length, &mapping->faulted_);
+  return mapping;
+}
+
+PeerMapping::~PeerMapping() {
+  sigbus_unguard(guard_slot_);
+  if (base_ != nullptr) munmap(base_, length_);
+}
+
+Result<std::shared_ptr<const PeerMemory>> PeerMemory::create(std::vector<PeerRegion> regions) {
+  constexpr uint64_t kMax = std::numeric_limits<uint64_t>::max();
+  std::sort(regions.begin(), regions.end(),
+            [](const PeerRegion& a, const PeerRegion& b) { return a.guest < b.guest; });
+  uint64_t previous_end = 0;
+  for (size_t i = 0; i < regions.size(); ++i) {
+    const PeerRegion& r = regions[i];
+    if (r.size == 0 || r.host == nullptr || r.guest.value > kMax - r.size ||
+        r.user.value > kMax - r.size) {
+      return fail(ErrorCode::kInvalidArgument,
+                  fmt::format("memory region at guest address {:#x} is empty or wraps around",
+                              r.guest.value));
+    }
+    if (i > 0 && r.guest.value < previous_end) {
+      return fail(ErrorCode::kInvalidArgument,
+                  fmt::format("memory regions overlap at guest address {:#x}", r.guest.value));
+    }
+    previous_end = r.guest.value + r.size;
+  }
+  return std::shared_ptr<const PeerMemory>(new PeerMemory(std::move(regions)));
+}
+
+const PeerRegion* PeerMemory::find(GuestAddr addr) const noexcept {
+  auto after =
+      std::upper_bound(regions_.begin(), regions_.end(), addr,
+                       [](GuestAddr a, const PeerRegion& region) { return a < region.guest; });
+  if (after == regions_.begin()) return nullptr;
+  const PeerRegion& region = *std::prev(after);
+  return addr.value - region.guest.value < region.size ? &region : nullptr;
+}
+
+Translation PeerMemory::translate(GuestAddr addr, uint64_t len,
+                                  MemoryAccess /*access*/) const noexcept {
+  const PeerRegion* region = find(addr);
+  if (region == nullptr) return {};
+  const uint64_t offset = addr.value - region->guest.value;
+  return {region->host + offset, std::min(len, region->size - offset), TranslationStatus::kOk};
+}
+
+Translation PeerMemory::translate_user(UserAddr addr, uint64_t len) const noexcept {
+  for (const PeerRegion& region : regions_) {
+    const uint64_t offset = addr.value - region.user.value;
+    if (addr < region.user || offset >= region.size || len > region.size - offset) continue;
+    return {region.host + offset, len, TranslationStatus::kOk};
+  }
+  return {};
+}
+
+bool PeerMemory::faulted() const {
+  return std::any_of(regions_.begin(), regions_.end(), [](const PeerRegion& region) {
+    return region.mapping && region.mapping->faulted();
+  });
+}
+
+Translation PeerView::translate_slowly(uint64_t addr, uint64_t len, MemoryAccess access) noexcept {
+  if (const PeerRegion* region = memory_->find(GuestAddr{addr}); region != nullptr) {
+    start_ = region->guest.value;
+    size_ = region->size;
+    host_ = region->host;
+  }
+  return memory_->translate(GuestAddr{addr}, len, access);
+}
+
+}  // namespace pollux

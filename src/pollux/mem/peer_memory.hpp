@@ -1,0 +1,128 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <atomic>
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <span>
+#include <vector>
+
+#include "pollux/base/fd.hpp"
+#include "pollux/base/result.hpp"
+#include "pollux/base/strong.hpp"
+
+namespace pollux {
+
+/// One file of a peer mapped into this process; unmapped when the last owner lets go. If the peer
+/// shrinks the file afterwards, the pages that vanished read as zeros (see sigbus_guard.hpp) and
+/// `faulted()` turns true, so that the port can end that peer. Thread-safe after construction.
+class PeerMapping {
+ public:
+  /// Maps [offset, offset + size) of `fd` (kept open is not needed: the descriptor is closed when
+  /// the mapping stands). Offset need not be page-aligned. Errors: kInvalidArgument when the file
+  /// is not memory (tmpfs, hugetlbfs) or does not hold the range, kResource when it can't be
+  /// mapped.
+  [[nodiscard]] static Result<std::shared_ptr<PeerMapping>> map(UniqueFd fd, uint64_t offset,
+                                                                uint64_t size);
+  ~PeerMapping();
+  PeerMapping(const PeerMapping&) = delete;
+  PeerMapping& operator=(const PeerMapping&) = delete;
+
+  [[nodiscard]] std::byte* data() const { return data_; }
+  [[nodiscard]] uint64_t size() const { return size_; }
+  [[nodiscard]] bool faulted() const { return faulted_.load(std::memory_order_relaxed); }
+
+ private:
+  PeerMapping() = default;
+
+  void* base_ = nullptr;       // page-aligned start of the mapping
+  size_t length_ = 0;          // whole pages from base_
+  std::byte* data_ = nullptr;  // first byte of the region proper
+  uint64_t size_ = 0;
+  int guard_slot_ = -1;
+  std::atomic<bool> faulted_{false};
+};
+
+/// A region of a peer's memory: where the peer has it and where we do. Neither address range wraps.
+struct PeerRegion {
+  GuestAddr guest;
+  UserAddr user;
+  uint64_t size = 0;
+  std::byte* host = nullptr;
+  std::shared_ptr<PeerMapping> mapping;  // may be null in tests that lend their own memory
+};
+
+enum class MemoryAccess : uint8_t { kRead = 1, kWrite = 2 };
+
+enum class TranslationStatus : uint8_t {
+  kOk,     ///< `data` and `size` are good
+  kFault,  ///< the address is not the peer's, or not for this access
+  kMiss,   ///< not known yet: ask the IOMMU through control, try the same chain again later
+};
+
+/// The first contiguous piece of a translated range; smaller than what was asked for when the
+/// range goes on in an adjacent region.
+struct Translation {
+  std::byte* data = nullptr;
+  uint64_t size = 0;
+  TranslationStatus status = TranslationStatus::kFault;
+};
+
+/// A peer's whole memory: an immutable table of regions that do not overlap. A changed table is a
+/// new object, published to the workers through quiescence. Lookups: any thread.
+class PeerMemory {
+ public:
+  /// Errors: kInvalidArgument when regions are empty, wrap or overlap (in guest addresses).
+  [[nodiscard]] static Result<std::shared_ptr<const PeerMemory>> create(
+      std::vector<PeerRegion> regions);
+
+  /// Translates the start of [addr, addr + len), as found in a descriptor. Never returns more than
+  /// `len` bytes, nor zero bytes with kOk unless len is 0.
+  [[nodiscard]] Translation translate(GuestAddr addr, uint64_t len,
+                                      MemoryAccess access) const noexcept;
+
+  /// Translates all of [addr, addr + len) in front-end user addresses, as SET_VRING_ADDR gives
+  /// them; kOk only when one region holds the whole range.
+  [[nodiscard]] Translation translate_user(UserAddr addr, uint64_t len) const noexcept;
+
+  /// The region that holds `addr`, or null.
+  [[nodiscard]] const PeerRegion* find(GuestAddr addr) const noexcept;
+  [[nodiscard]] std::span<const PeerRegion> regions() const { return regions_; }
+  /// True when a peer shrank a file under one of the mappings.
+  [[nodiscard]] bool faulted() const;
+
+ private:
+  explicit PeerMemory(std::vector<PeerRegion> regions) : regions_(std::move(regions)) {}
+
+  std::vector<PeerRegion> regions_;  // sorted by guest address
+};
+
+/// One user's window on a PeerMemory, with the region that it hit last: what a queue uses on the
+/// fast path. Not thread-safe; lives no longer than the PeerMemory.
+class PeerView {
+ public:
+  explicit PeerView(const PeerMemory& memory) : memory_(&memory) {}
+
+  [[nodiscard]] Translation translate(uint64_t addr, uint64_t len, MemoryAccess access) noexcept {
+    const uint64_t offset = addr - start_;
+    if (offset < size_ && len <= size_ - offset) [[likely]] {
+      return {host_ + offset, len, TranslationStatus::kOk};
+    }
+    return translate_slowly(addr, len, access);
+  }
+
+  /// Every write to peer memory is reported here, before the index that shows it is published:
+  /// the one place where live migration's dirty log hooks in.
+  void note_write(const void* /*host*/, size_t /*size*/) const noexcept {}
+
+ private:
+  Translation translate_slowly(uint64_t addr, uint64_t len, MemoryAccess access) noexcept;
+
+  const PeerMemory* memory_;
+  uint64_t start_ = 0;  // guest address, length and place of the region hit last
+  uint64_t size_ = 0;
+  std::byte* host_ = nullptr;
+};
+
+}  // namespace pollux

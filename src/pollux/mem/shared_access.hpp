@@ -1,0 +1,63 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <atomic>
+#include <cstddef>
+#include <cstdint>
+#include <cstring>
+
+namespace pollux {
+
+/// Every access to memory that a peer can read or write at the same time goes through one of
+/// these functions, and through nothing else. Queue code takes the set as a template parameter,
+/// so that a test can put itself between any two accesses and play a hostile or unlucky peer.
+///
+/// Loads and stores are single-copy atomic for naturally aligned T of at most 8 bytes. Copies are
+/// not atomic: whatever was copied must be checked in the copy, never in the original.
+struct SharedAccess {
+  template <typename T>
+  [[nodiscard]] T load(const T* from) const noexcept {
+    return __atomic_load_n(from, __ATOMIC_RELAXED);
+  }
+
+  /// Pairs with the peer's release store of the same index or flags.
+  template <typename T>
+  [[nodiscard]] T load_acquire(const T* from) const noexcept {
+    return __atomic_load_n(from, __ATOMIC_ACQUIRE);
+  }
+
+  template <typename T>
+  void store(T* to, T value) const noexcept {
+    __atomic_store_n(to, value, __ATOMIC_RELAXED);
+  }
+
+  /// Makes everything stored before visible to whoever load-acquires this value.
+  template <typename T>
+  void store_release(T* to, T value) const noexcept {
+    __atomic_store_n(to, value, __ATOMIC_RELEASE);
+  }
+
+  /// Orders an own store before a following load (publish an index, then read the peer's event
+  /// field). A locked read-modify-write of a private word is cheaper than mfence, and GCC's
+  /// ThreadSanitizer understands it.
+  void full_fence() const noexcept {
+    std::atomic<uint32_t> word{0};
+    word.fetch_add(1, std::memory_order_seq_cst);
+  }
+
+  /// Copies `size` bytes out of peer memory into private memory.
+  void copy_in(void* to, const void* from_peer, size_t size) const noexcept {
+    std::memcpy(to, from_peer, size);
+  }
+
+  /// Copies `size` bytes of private or peer memory into peer memory. Source and target may be the
+  /// same peer's and may overlap; then the bytes written are unspecified, nothing else is.
+  void copy_out(void* to_peer, const void* from, size_t size) const noexcept {
+    std::memmove(to_peer, from, size);
+  }
+
+  void prefetch_read(const void* at) const noexcept { __builtin_prefetch(at, 0, 3); }
+  void prefetch_write(const void* at) const noexcept { __builtin_prefetch(at, 1, 3); }
+};
+
+}  // namespace pollux

@@ -1,0 +1,87 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <array>
+#include <cstdint>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "pollux/base/clock.hpp"
+#include "pollux/base/event_loop.hpp"
+#include "pollux/base/log.hpp"
+#include "pollux/base/result.hpp"
+#include "pollux/packet/pool.hpp"
+#include "pollux/port/queue.hpp"
+#include "pollux/port/quiescence.hpp"
+
+namespace pollux {
+
+class RingRegistry;
+
+/// What a port may use of the program that it lives in. All of it outlives the port.
+struct PortContext {
+  Pool& pool;
+  EventLoop& loop;
+  Quiescence& quiescence;
+  const Clock& clock;
+  /// Rings that `ring:` ports of one program meet at.
+  RingRegistry& rings;
+  Log log;
+};
+
+using MacAddress = std::array<uint8_t, 6>;
+
+/// What is true of a port now; for people and for the control API.
+struct PortInfo {
+  std::string kind;      ///< "vhost-user"
+  std::string target;    ///< "/run/v0.sock"
+  bool link_up = false;  ///< a peer is there and its queues are usable
+  std::string peer;      ///< who is at the other end, e.g. "pid 4711 (qemu)"; empty if nobody
+  std::string state;     ///< one sentence, e.g. "waiting for a front end to connect"
+  std::string broken;    ///< why the peer's queue was stopped, empty when it was not
+  uint16_t rx_queues = 0;
+  uint16_t tx_queues = 0;
+  uint16_t mtu = 0;  ///< 0: not known
+  std::optional<MacAddress> mac;
+  uint64_t features = 0;                   ///< negotiated virtio bits, 0 for other kinds
+  std::vector<std::string> feature_names;  ///< the same, by name
+  std::vector<std::string> protocol_feature_names;
+  struct Ring {
+    std::string name;  ///< "rx0", "tx0" as the switch sees it
+    uint32_t size = 0;
+    bool enabled = false;
+    std::string format;  ///< "split"
+  };
+  std::vector<Ring> rings;
+  std::string memory;  ///< what the peer shared: "1 region, 512 MiB"
+};
+
+/// One way in and out of the switch. This interface is cold: packets pass through the queue
+/// handles. Unless said otherwise, called by the control thread only.
+///
+/// A port kind implements this, registers in ports/kinds.cpp, and reads its spec with SpecReader.
+class Port {
+ public:
+  virtual ~Port() = default;
+
+  /// Makes the port reachable: listens, opens, connects. Queue handles may be used from now on,
+  /// whether a peer is there or not. Called once.
+  [[nodiscard]] virtual Status start() = 0;
+
+  /// Makes the port unreachable and lets its peer go. The caller has taken the queue handles from
+  /// all workers before and waited for quiescence. Called once; the destructor calls it otherwise.
+  virtual void stop() noexcept = 0;
+
+  [[nodiscard]] virtual PortInfo info() const = 0;
+
+  /// Queue handles; constant in number from construction on, valid until stop().
+  [[nodiscard]] virtual std::vector<RxQueue> rx_queues() = 0;
+  [[nodiscard]] virtual std::vector<TxQueue> tx_queues() = 0;
+
+  /// True when everything that this port will ever deliver was delivered (a capture file at its
+  /// end). Other ports never finish.
+  [[nodiscard]] virtual bool finished() const { return false; }
+};
+
+}  // namespace pollux
