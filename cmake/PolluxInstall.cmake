@@ -8,6 +8,8 @@ configure_package_config_file(
   INSTALL_DESTINATION ${package_dir})
 write_basic_package_version_file(${PROJECT_BINARY_DIR}/polluxConfigVersion.cmake
                                  COMPATIBILITY SameMinorVersion)
+file(RELATIVE_PATH POLLUX_PC_TO_PREFIX /${CMAKE_INSTALL_LIBDIR}/pkgconfig /)
+string(REGEX REPLACE "/$" "" POLLUX_PC_TO_PREFIX "${POLLUX_PC_TO_PREFIX}")
 configure_file(${PROJECT_SOURCE_DIR}/cmake/pollux.pc.in ${PROJECT_BINARY_DIR}/pollux.pc @ONLY)
 
 install(TARGETS pollux EXPORT polluxTargets ARCHIVE DESTINATION ${CMAKE_INSTALL_LIBDIR})
