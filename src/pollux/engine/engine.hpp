@@ -1,0 +1,116 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <array>
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "pollux/base/clock.hpp"
+#include "pollux/base/drop_reason.hpp"
+#include "pollux/base/log.hpp"
+#include "pollux/base/result.hpp"
+#include "pollux/packet/pool.hpp"
+#include "pollux/port/port.hpp"
+#include "pollux/port/quiescence.hpp"
+#include "pollux/stage/fdb.hpp"
+
+namespace pollux {
+
+using PortIndex = uint16_t;
+
+/// What a worker does when none of its queues has had anything for a while.
+enum class IdlePolicy {
+  kPoll,   ///< polls on: lowest latency, a CPU for itself
+  kYield,  ///< lets others run between polls
+  kNap,    ///< sleeps for some microseconds: kind to guests that share its CPU
+};
+
+struct EngineConfig {
+  /// One worker a CPU, pinned to it. Empty: one worker that runs where the system puts it.
+  std::vector<int> cpus;
+  IdlePolicy idle = IdlePolicy::kNap;
+  FdbConfig fdb;
+};
+
+/// Counters of one queue of a port, read without stopping anybody.
+struct QueueStats {
+  std::string name;  ///< "rx0", "tx0": rx is into the switch
+  int worker = -1;   ///< which worker polls it; -1 for tx, which all may use
+  uint64_t packets = 0;
+  uint64_t bytes = 0;
+  std::array<uint64_t, kDropReasonCount> drops{};
+};
+
+struct PortStats {
+  PortIndex index = 0;
+  std::string name;
+  PortInfo info;
+  std::vector<QueueStats> queues;
+};
+
+/// What one worker has done. cycles are those of the time-stamp counter.
+struct WorkerStats {
+  int cpu = -1;
+  unsigned rx_queues = 0;
+  uint64_t turns = 0;          ///< polls that brought packets
+  uint64_t empty_turns = 0;    ///< polls of a queue that brought none
+  uint64_t packets = 0;        ///< accepted
+  uint64_t busy_cycles = 0;    ///< spent in turns that brought packets
+  uint64_t idle_cycles = 0;
+  uint64_t naps = 0;
+  uint64_t floods = 0;         ///< packets that went to several ports ...
+  uint64_t flood_copies = 0;   ///< ... and how many copies they became
+  uint64_t gso_packets = 0;    ///< packets segmented in software ...
+  uint64_t gso_segments = 0;   ///< ... and what they became
+};
+
+/// The switch: workers that poll the ports' queues and carry what they find.
+///
+/// Every packet accepted from a port is carried to at least one other or counted under one reason:
+///   rx packets - floods + flood_copies - gso_packets + gso_segments == tx packets + all drops
+/// once the workers have stopped.
+///
+/// Control functions are called by one thread, the one that runs the ports' event loop.
+class Engine final : public Quiescence {
+ public:
+  /// Does not start anything. Everything passed in outlives the engine. Errors: a CPU that does not
+  /// exist or may not be used.
+  [[nodiscard]] static Result<std::unique_ptr<Engine>> create(const EngineConfig& config,
+                                                              Pool& pool, const Clock& clock,
+                                                              Log log);
+  ~Engine() override;
+
+  /// Starts the workers.
+  [[nodiscard]] Status start();
+
+  /// Ends the workers after their turn, then stops all ports; returns what was left in them by
+  /// then under DropReason::shutdown. Statistics stay readable.
+  void stop();
+
+  /// Takes a port over, starts it and gives its queues to the workers. `name` is unique, 1 to 63
+  /// characters of letters, digits, '-', '_' and '.'.
+  [[nodiscard]] Result<PortIndex> add_port(std::string name, std::unique_ptr<Port> port);
+
+  /// Takes a port from the workers, stops and destroys it. Its counters are lost.
+  [[nodiscard]] Status remove_port(const std::string& name);
+
+  /// Waits until no worker uses what was unpublished before the call.
+  [[nodiscard]] bool synchronize(Nanos deadline) noexcept override;
+
+  [[nodiscard]] std::vector<PortStats> port_stats() const;
+  [[nodiscard]] std::vector<WorkerStats> worker_stats() const;
+  [[nodiscard]] Fdb& fdb();
+  [[nodiscard]] std::string port_name(PortIndex index) const;
+
+  /// True when some port can finish and all such ports have delivered everything (capture files).
+  [[nodiscard]] bool finished() const;
+
+ private:
+  struct Impl;
+  explicit Engine(std::unique_ptr<Impl> impl);
+  std::unique_ptr<Impl> impl_;
+};
+
+}  // namespace pollux
