@@ -1,0 +1,249 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <algorithm>
+#include <cstddef>
+#include <cstdint>
+
+#include "pollux/mem/peer_memory.hpp"
+#include "pollux/mem/shared_access.hpp"
+#include "pollux/ring/ring_error.hpp"
+#include "pollux/ring/split_layout.hpp"
+
+namespace pollux::ring {
+
+/// What became of a walk along one chain.
+enum class ChainStatus : uint8_t {
+  kOk,
+  kBadDescriptor,  ///< breaks the rules of 2.7.5: loop, range, direction, indirect misuse
+  kBadAddress,     ///< points outside the peer's memory
+  kMiss,           ///< an address is not known yet: leave the chain where it is, try again later
+  kStopped,        ///< the visitor had enough
+};
+
+/// How a device ring starts; all plain values, so that a queue can be saved and resumed.
+struct DeviceRingConfig {
+  SplitLayout layout;
+  uint16_t next_avail = 0;  ///< first available entry not yet taken; also the used index
+  bool indirect = false;    ///< VIRTIO_F_INDIRECT_DESC negotiated
+  bool event_idx = false;   ///< VIRTIO_F_EVENT_IDX negotiated
+};
+
+/// The device side of a split virtqueue (VIRTIO 1.3, section 2.7): takes chains that the driver
+/// made available, and returns them as used.
+///
+/// The driver may write any part of the ring at any time. Hence each index, head and descriptor is
+/// loaded once, into private memory, and what is used is the checked copy. A walk along a chain is
+/// bounded by the queue's size.
+///
+/// Three cursors move along the ring: `available()` looks how far the driver is; `take()` moves
+/// past chains that were read or written; `put_used()` fills used entries that `publish()` then
+/// shows. Chains are returned in the order in which they were taken. One thread at a time.
+template <typename Access = SharedAccess>
+class SplitDeviceRing {
+ public:
+  explicit SplitDeviceRing(const DeviceRingConfig& config, PeerView view, Access access = {})
+      : access_(access),
+        layout_(config.layout),
+        mask_(static_cast<uint16_t>(config.layout.size - 1)),
+        indirect_(config.indirect),
+        event_idx_(config.event_idx),
+        next_avail_(config.next_avail),
+        avail_idx_(config.next_avail),
+        next_used_(config.next_avail),
+        published_used_(config.next_avail),
+        view_(view) {}
+
+  [[nodiscard]] RingError error() const noexcept { return error_; }
+  [[nodiscard]] Access& access() noexcept { return access_; }
+  [[nodiscard]] PeerView& view() noexcept { return view_; }
+  [[nodiscard]] uint32_t size() const noexcept { return layout_.size; }
+
+  /// First available entry that was not taken: what GET_VRING_BASE reports.
+  [[nodiscard]] uint16_t next_avail() const noexcept { return next_avail_; }
+
+  /// How many chains can be taken. Looks at the driver's index only when fewer than `wanted` are
+  /// known already. 0 on a broken ring.
+  [[nodiscard]] uint32_t available(uint32_t wanted) noexcept {
+    auto known = static_cast<uint16_t>(avail_idx_ - next_avail_);
+    if (known >= wanted || error_ != RingError::none) return known;
+    // Pairs with the driver's release store of the index (2.7.13.3): entries and descriptors that
+    // it covers are visible after this.
+    const uint16_t idx = access_.load_acquire(&layout_.avail->idx);
+    known = static_cast<uint16_t>(idx - next_avail_);
+    if (known > layout_.size) {
+      fail(RingError::avail_jump);
+      return 0;
+    }
+    avail_idx_ = idx;
+    return known;
+  }
+
+  /// The head of the chain `ahead` entries after the next one to take (ahead < available()).
+  /// False, and the ring broken, when the driver wrote a head beyond the queue.
+  [[nodiscard]] bool head(uint32_t ahead, uint16_t& out) noexcept {
+    const auto at = static_cast<uint16_t>(next_avail_ + ahead);
+    out = access_.load(&layout_.avail->ring[at & mask_]);
+    if (out < layout_.size) [[likely]]
+      return true;
+    fail(RingError::head_range);
+    return false;
+  }
+
+  void prefetch_desc(uint16_t head) noexcept { access_.prefetch_read(&layout_.desc[head]); }
+
+  /// The common chain: one direct descriptor in one region. False when the chain is anything else
+  /// (then `walk` tells); true with the bytes translated and checked.
+  [[nodiscard]] bool single(uint16_t head, MemoryAccess want, Translation& out) noexcept {
+    const spec::virtq_desc desc = read(&layout_.desc[head]);
+    if (desc.flags != write_flag(want) || desc.len == 0) return false;
+    out = view_.translate(desc.addr, desc.len, want);
+    return out.status == TranslationStatus::kOk && out.size == desc.len;
+  }
+
+  /// Walks the chain at `head`, all of whose descriptors must be for `want`, and calls
+  /// `visit(std::byte* data, uint32_t len) -> bool` for each contiguous piece, in order, at least
+  /// one byte long; false ends the walk. A descriptor that crosses from one region into an adjacent
+  /// one gives several pieces.
+  template <typename Visit>
+  ChainStatus walk(uint16_t head, MemoryAccess want, Visit&& visit) noexcept {
+    const spec::virtq_desc* table = layout_.desc;
+    uint32_t entries = layout_.size;
+    uint32_t budget = layout_.size;  // 2.7.5.3.1: no chain is longer than the queue
+    uint32_t index = head;
+    bool in_indirect = false;
+    while (budget-- != 0) {
+      const spec::virtq_desc desc = read(&table[index]);
+      if ((desc.flags & spec::VIRTQ_DESC_F_INDIRECT) != 0) {
+        // 2.7.5.3: no table within a table, none that goes on, whole entries only.
+        if (!indirect_ || in_indirect || (desc.flags & spec::VIRTQ_DESC_F_NEXT) != 0 ||
+            desc.len == 0 || desc.len % sizeof(spec::virtq_desc) != 0) {
+          return ChainStatus::kBadDescriptor;
+        }
+        const Translation where = view_.translate(desc.addr, desc.len, MemoryAccess::kRead);
+        if (where.status == TranslationStatus::kMiss) return ChainStatus::kMiss;
+        if (where.status != TranslationStatus::kOk || where.size != desc.len) {
+          return ChainStatus::kBadAddress;
+        }
+        table = reinterpret_cast<const spec::virtq_desc*>(where.data);
+        entries = desc.len / sizeof(spec::virtq_desc);
+        budget = std::min(entries, kMaxIndirect);
+        index = 0;
+        in_indirect = true;
+        continue;
+      }
+      if ((desc.flags & spec::VIRTQ_DESC_F_WRITE) != (write_flag(want))) {
+        return ChainStatus::kBadDescriptor;
+      }
+      const ChainStatus status = pieces(desc, want, visit);
+      if (status != ChainStatus::kOk) return status;
+      if ((desc.flags & spec::VIRTQ_DESC_F_NEXT) == 0) return ChainStatus::kOk;
+      index = desc.next;
+      if (index >= entries) return ChainStatus::kBadDescriptor;
+    }
+    return ChainStatus::kBadDescriptor;  // a loop
+  }
+
+  /// Moves past `count` chains, which the caller will return with put_used.
+  void take(uint32_t count) noexcept { next_avail_ = static_cast<uint16_t>(next_avail_ + count); }
+
+  /// Fills the next used entry (2.7.8): the chain at `head` was used, `written` bytes were written
+  /// to it. Not visible before publish().
+  void put_used(uint16_t head, uint32_t written) noexcept {
+    const spec::virtq_used_elem elem{head, written};
+    access_.copy_out(&layout_.used->ring[next_used_ & mask_], &elem, sizeof elem);
+    ++next_used_;
+  }
+
+  /// True when something was put and not published.
+  [[nodiscard]] bool unpublished() const noexcept { return next_used_ != published_used_; }
+
+  /// Shows all used entries to the driver; true when it wants to be notified of them.
+  [[nodiscard]] bool publish() noexcept {
+    const uint16_t old = published_used_;
+    note_used(old, static_cast<uint16_t>(next_used_ - old));
+    published_used_ = next_used_;
+    // Release: whoever acquires this index sees the entries and the bytes written to the chains.
+    access_.store_release(&layout_.used->idx, next_used_);
+    // 2.7.7.2, 2.7.10: the index must be out before the driver's wish is read, else both sides
+    // could wait for each other.
+    access_.full_fence();
+    if (event_idx_) {
+      const uint16_t event = access_.load(layout_.used_event());
+      return spec::vring_need_event(event, next_used_, old);
+    }
+    const uint16_t flags = access_.load(&layout_.avail->flags);
+    return (flags & spec::VIRTQ_AVAIL_F_NO_INTERRUPT) == 0;
+  }
+
+  /// Asks the driver not to notify us of new chains, since we poll (2.7.9, 2.7.10). With EVENT_IDX
+  /// there is no off switch: an event index half the ring of numbers away is as good.
+  void suppress_notifications() noexcept {
+    if (event_idx_) {
+      access_.store(layout_.avail_event(), static_cast<uint16_t>(next_avail_ + 0x8000));
+    } else {
+      access_.store(&layout_.used->flags, spec::VIRTQ_USED_F_NO_NOTIFY);
+    }
+  }
+
+  /// Marks the ring broken; it gives no more chains.
+  void fail(RingError error) noexcept {
+    error_ = error;
+    avail_idx_ = next_avail_;
+  }
+
+ private:
+  /// Longest indirect table that is followed: drivers limit themselves to the queue size, but
+  /// those with tiny queues do not.
+  static constexpr uint32_t kMaxIndirect = 1024;
+
+  static constexpr uint16_t write_flag(MemoryAccess want) {
+    return want == MemoryAccess::kWrite ? spec::VIRTQ_DESC_F_WRITE : uint16_t{0};
+  }
+
+  spec::virtq_desc read(const spec::virtq_desc* from) noexcept {
+    spec::virtq_desc copy;
+    access_.copy_in(&copy, from, sizeof copy);
+    return copy;
+  }
+
+  template <typename Visit>
+  ChainStatus pieces(const spec::virtq_desc& desc, MemoryAccess want, Visit& visit) noexcept {
+    uint64_t addr = desc.addr;
+    uint32_t left = desc.len;
+    while (left != 0) {
+      const Translation piece = view_.translate(addr, left, want);
+      if (piece.status == TranslationStatus::kMiss) return ChainStatus::kMiss;
+      if (piece.status != TranslationStatus::kOk) return ChainStatus::kBadAddress;
+      const auto len = static_cast<uint32_t>(piece.size);
+      if (!visit(piece.data, len)) return ChainStatus::kStopped;
+      addr += len;
+      left -= len;
+      if (left != 0 && addr == 0) return ChainStatus::kBadAddress;  // wrapped around
+    }
+    return ChainStatus::kOk;
+  }
+
+  void note_used(uint16_t from, uint16_t count) noexcept {
+    if (count == 0) return;
+    const uint16_t first = from & mask_;
+    const auto run = static_cast<uint16_t>(std::min<uint32_t>(count, layout_.size - first));
+    view_.note_write(&layout_.used->ring[first], run * sizeof(spec::virtq_used_elem));
+    view_.note_write(&layout_.used->ring[0], (count - run) * sizeof(spec::virtq_used_elem));
+    view_.note_write(&layout_.used->idx, sizeof(uint16_t));
+  }
+
+  [[no_unique_address]] Access access_;
+  SplitLayout layout_;
+  uint16_t mask_;
+  bool indirect_;
+  bool event_idx_;
+  RingError error_ = RingError::none;
+  uint16_t next_avail_;      // first entry not taken
+  uint16_t avail_idx_;       // the driver's index as last seen
+  uint16_t next_used_;       // where the next used entry goes
+  uint16_t published_used_;  // what the driver has been shown
+  PeerView view_;
+};
+
+}  // namespace pollux::ring
