@@ -1,0 +1,34 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "pollux/ports/kinds.hpp"
+
+#include <fmt/format.h>
+#include <fmt/ranges.h>
+
+#include <string>
+#include <vector>
+
+namespace pollux {
+
+// The one table of port kinds. A new kind: a folder here with a make function and a list of keys,
+// and a row below.
+std::span<const PortKind> port_kinds() { return {}; }
+
+const PortKind* find_port_kind(std::string_view name) {
+  for (const PortKind& kind : port_kinds()) {
+    if (kind.name == name) return &kind;
+  }
+  return nullptr;
+}
+
+Result<std::unique_ptr<Port>> make_port(const PortSpec& spec, const PortContext& context) {
+  if (const PortKind* kind = find_port_kind(spec.kind)) return kind->make(spec, context);
+  std::vector<std::string_view> names;
+  for (const PortKind& kind : port_kinds()) names.push_back(kind.name);
+  const std::string_view nearest = nearest_word(spec.kind, names);
+  return fail(ErrorCode::kInvalidArgument,
+              fmt::format("no port kind '{}'{}; there are: {}", spec.kind,
+                          nearest.empty() ? "" : fmt::format(", did you mean '{}'?", nearest),
+                          fmt::join(names, ", ")));
+}
+
+}  // namespace pollux
