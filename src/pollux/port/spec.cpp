@@ -11,7 +11,7 @@
 namespace pollux {
 namespace {
 
-constexpr size_t kMaxNameLength = 32;
+constexpr size_t kMaxNameLength = 63;
 
 bool is_word_char(char c) {
   return (c >= 'a' && c <= 'z') || (c >= '0' && c <= '9') || c == '-' || c == '_';

@@ -44,7 +44,7 @@ struct NamedPortSpec {
   std::string name;
   PortSpec spec;
 
-  /// Names are 1 to 32 letters, digits, '-', '_' and '.'. Without "NAME=" the name is left empty
+  /// Names are 1 to 63 letters, digits, '-', '_' and '.'. Without "NAME=" the name is left empty
   /// for the caller to make one up. Errors: kInvalidArgument.
   [[nodiscard]] static Result<NamedPortSpec> parse(std::string_view text);
 };

@@ -70,7 +70,7 @@ TEST(NamedPortSpec, NameIsOptional) {
   EXPECT_EQ(named->spec.kind, "pcap");
   EXPECT_FALSE(NamedPortSpec::parse("=null:"));
   EXPECT_FALSE(NamedPortSpec::parse("a b=null:"));
-  EXPECT_FALSE(NamedPortSpec::parse(std::string(33, 'a') + "=null:"));
+  EXPECT_FALSE(NamedPortSpec::parse(std::string(64, 'a') + "=null:"));
 }
 
 TEST(ParseNumber, SuffixesAndLimits) {
