@@ -8,21 +8,29 @@ import sys
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 
 
+def git(*arguments):
+    """What git prints, or None if this is no clone (a release archive, say) or there is no git."""
+    try:
+        # The clone may belong to somebody else than who looks at it.
+        done = subprocess.run(
+            ["git", "-c", "safe.directory=*", "-C", str(ROOT), *arguments],
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+    except FileNotFoundError:
+        return None
+    return done.stdout if done.returncode == 0 else None
+
+
 def files():
     """Paths (relative to the root) of all files that belong to the project: tracked, or new and not ignored."""
-    git = subprocess.run(
-        ["git", "-C", str(ROOT), "ls-files", "-co", "--exclude-standard", "-z"],
-        capture_output=True,
-        check=False,
-    )
-    if git.returncode == 0:
-        names = [pathlib.Path(n) for n in git.stdout.decode().split("\0") if n]
-    else:  # a release archive
-        names = [
-            p.relative_to(ROOT)
-            for p in ROOT.rglob("*")
-            if p.relative_to(ROOT).parts[0] not in ("build", ".git")
-        ]
+    listed = git("ls-files", "-co", "--exclude-standard", "-z")
+    if listed is not None:
+        names = [pathlib.Path(n) for n in listed.split("\0") if n]
+    else:
+        names = [p.relative_to(ROOT) for p in ROOT.rglob("*")]
+        names = [n for n in names if n.parts[0] not in ("build", ".git")]
     return sorted(n for n in names if (ROOT / n).is_file() and not (ROOT / n).is_symlink())
 
 
