@@ -1,0 +1,63 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <memory>
+
+#include "pollux/base/event_loop.hpp"
+#include "pollux/base/fd.hpp"
+#include "pollux/base/log.hpp"
+#include "pollux/base/result.hpp"
+#include "pollux/vhost/backend_session.hpp"
+#include "pollux/vhost/codec.hpp"
+#include "pollux/vhost/unix_socket.hpp"
+
+namespace pollux::vhost {
+
+/// A back-end session on a connected socket, driven by an event loop. A front end that does not
+/// read its replies is not read from either. Belongs to the loop's thread.
+class BackendConnection {
+ public:
+  /// Called once, last, when the connection is over: kDisconnected when the front end hung up,
+  /// anything else when it was given up. The session has ended by then. May destroy the
+  /// connection.
+  using Closed = std::function<void(const Error&)>;
+
+  /// Takes a non-blocking socket. `loop` and `device` outlive the connection.
+  [[nodiscard]] static Result<std::unique_ptr<BackendConnection>> create(EventLoop& loop,
+                                                                         UniqueFd socket,
+                                                                         BackendDevice& device,
+                                                                         Log log, Closed closed);
+  /// Ends the session and closes the socket; `closed` is not called.
+  ~BackendConnection();
+  BackendConnection(const BackendConnection&) = delete;
+  BackendConnection& operator=(const BackendConnection&) = delete;
+
+  [[nodiscard]] const BackendSession& session() const { return session_; }
+  [[nodiscard]] const PeerCredentials& peer() const { return peer_; }
+
+  /// Handles what has arrived, without waiting for the loop to say so. May call `closed`.
+  void poll();
+
+ private:
+  BackendConnection(EventLoop& loop, UniqueFd socket, BackendDevice& device, Log log,
+                    Closed closed);
+  void on_ready(uint32_t events);
+  [[nodiscard]] Status drain();
+  [[nodiscard]] Status watch();
+  void close(const Error& error);
+
+  EventLoop& loop_;
+  UniqueFd socket_;
+  PeerCredentials peer_;
+  Log log_;
+  Closed closed_;
+  MessageReader reader_;
+  MessageWriter writer_;
+  BackendSession session_;
+  uint32_t watched_ = 0;
+  EventLoop::Watch watch_;  // last: no event reaches a half-dismantled connection
+};
+
+}  // namespace pollux::vhost

@@ -1,0 +1,100 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <array>
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <span>
+
+#include "pollux/base/fd.hpp"
+#include "pollux/base/result.hpp"
+#include "pollux/mem/peer_memory.hpp"
+#include "pollux/ring/split_layout.hpp"
+#include "pollux/spec/vhost_user.hpp"
+
+namespace pollux::vhost {
+
+/// A descriptor that the session lists in its state while the device uses it: whoever holds it
+/// last closes it, so that no worker ever writes to a number that means another file by then.
+/// Null: the front end gave none.
+using SharedFd = std::shared_ptr<const UniqueFd>;
+
+/// What a device has to offer to a front end; constant while a session lasts.
+struct DeviceOffer {
+  /// virtio feature bits; the session adds VHOST_USER_F_PROTOCOL_FEATURES.
+  uint64_t features = 0;
+  /// VHOST_USER_PROTOCOL_F_... bits wanted; the session leaves out what it does not implement.
+  uint64_t protocol_features = 0;
+  /// Rings that the front end may set up, at most 256. A net device has two a queue pair.
+  uint16_t vrings = 2;
+  /// The answer to GET_QUEUE_NUM, by convention: queue pairs for net, rings for others.
+  uint64_t queue_num = 1;
+  /// Memory regions at a time, at most spec::kMaxMemSlots; the answer to GET_MAX_MEM_SLOTS.
+  uint32_t mem_slots = spec::kMaxMemSlots;
+};
+
+/// What may change on a ring while it runs.
+struct RingControls {
+  /// A disabled ring is started nevertheless. Net: nothing is received through it, and what the
+  /// driver sends is taken and discarded. Text: "Ring states".
+  bool enabled = false;
+  /// Readable when the driver put buffers on the ring; null: the driver expects us to poll.
+  SharedFd kick;
+  /// Written (8 bytes) when buffers were used; null: the driver polls. Non-blocking.
+  SharedFd call;
+  /// Written when the ring is broken; may be null. Non-blocking.
+  SharedFd err;
+};
+
+/// Everything a device needs to run one ring.
+struct RingStart {
+  uint16_t index = 0;
+  /// Host pointers: inside `memory`, aligned as VIRTIO 1.3, 2.7 wants, each part whole in one
+  /// region.
+  ring::SplitLayout layout;
+  /// Available index of the first entry to process (split).
+  uint32_t base = 0;
+  uint64_t features = 0;  ///< negotiated
+  /// VHOST_VRING_F_LOG: log writes to the used ring at log_guest_addr.
+  bool log_used = false;
+  GuestAddr log_guest_addr;
+  RingControls controls;
+  /// What the ring's descriptors point into. Keeping it keeps the mappings.
+  std::shared_ptr<const PeerMemory> memory;
+};
+
+/// The device behind a session: what a port (or any other vhost-user device) implements. All calls
+/// come from the thread that runs the session. Indices are below offer().vrings.
+class BackendDevice {
+ public:
+  virtual ~BackendDevice() = default;
+
+  [[nodiscard]] virtual DeviceOffer offer() const = 0;
+
+  /// Publishes a ring to the workers. Called for a stopped ring only. A failure leaves the ring
+  /// stopped, with the sentence shown as the reason; the session goes on.
+  [[nodiscard]] virtual Status start_ring(const RingStart& start) = 0;
+
+  /// Takes a running ring from the workers, waits until none of them uses it, and returns the
+  /// available index of the next entry that was not processed. On failure (a worker did not come
+  /// by in time) the session ends; the device keeps what the worker may still use.
+  [[nodiscard]] virtual Result<uint32_t> stop_ring(uint16_t index) = 0;
+
+  /// New controls for a running ring; the workers have seen them when this returns.
+  virtual void update_ring(uint16_t index, const RingControls& controls) = 0;
+
+  /// The negotiated features changed; all rings are stopped. 0 when the session ended.
+  virtual void features_changed(uint64_t /*features*/) {}
+
+  /// SEND_RARP: announce this address of the guest on the network.
+  virtual void send_rarp(const std::array<uint8_t, 6>& /*mac*/) {}
+
+  /// NET_SET_MTU. kInvalidArgument when the device can not do it.
+  [[nodiscard]] virtual Status set_mtu(uint64_t /*mtu*/) { return {}; }
+
+  /// The virtio configuration space for GET_CONFIG.
+  [[nodiscard]] virtual std::span<const std::byte> config() const { return {}; }
+};
+
+}  // namespace pollux::vhost

@@ -1,0 +1,131 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <array>
+#include <chrono>
+#include <cstdint>
+#include <optional>
+#include <span>
+#include <string>
+
+#include "pollux/base/clock.hpp"
+#include "pollux/base/fd.hpp"
+#include "pollux/base/result.hpp"
+#include "pollux/base/strong.hpp"
+#include "pollux/vhost/codec.hpp"
+#include "pollux/vhost/message.hpp"
+#include "pollux/vhost/unix_socket.hpp"
+
+namespace pollux::vhost {
+
+/// A region of the front end's memory to share. The descriptor stays the caller's.
+struct SharedMemoryRegion {
+  GuestAddr guest;
+  uint64_t size = 0;
+  UserAddr user;
+  uint64_t mmap_offset = 0;
+  int fd = -1;
+};
+
+/// Addresses of a split ring's parts in the front end's address space.
+struct VringAddresses {
+  UserAddr desc;
+  UserAddr used;
+  UserAddr avail;
+  bool log_used = false;
+  GuestAddr log;
+};
+
+/// How a front end's calls wait.
+struct FrontendOptions {
+  const Clock* clock = nullptr;  ///< required; outlives the front end
+  /// The longest that one call may take.
+  Nanos timeout = std::chrono::seconds(5);
+  /// When this descriptor becomes readable (an eventfd), every call ends with kDisconnected.
+  int stop_fd = -1;
+};
+
+/// The front end of a vhost-user connection (the driver's side): each call sends one request and,
+/// where one is due, waits for the reply. For a thread that may block. After any error the
+/// connection is of no use any more and is to be dropped. With REPLY_ACK negotiated every request
+/// is acknowledged, so that a refusal is seen where it happens; without, a back end that refuses
+/// hangs up. Errors: kTimeout, kDisconnected (hung up, or told to stop), kProtocol (a reply that
+/// is none), kInvalidArgument (refused). Not thread-safe. Movable.
+class Frontend {
+ public:
+  /// Takes a connected stream socket (made non-blocking).
+  [[nodiscard]] static Result<Frontend> adopt(UniqueFd socket, FrontendOptions options);
+  /// Connects once. kNotFound or kDisconnected when nobody listens: try again later.
+  [[nodiscard]] static Result<Frontend> connect(const std::string& path, FrontendOptions options);
+  /// Waits for a back end to connect to `listener`.
+  [[nodiscard]] static Result<Frontend> accept(const UnixListener& listener,
+                                               FrontendOptions options);
+
+  [[nodiscard]] int fd() const { return socket_.get(); }
+  [[nodiscard]] const PeerCredentials& peer() const { return peer_; }
+
+  // Negotiation.
+  [[nodiscard]] Status set_owner();
+  [[nodiscard]] Result<uint64_t> get_features();
+  [[nodiscard]] Status set_features(uint64_t features);
+  [[nodiscard]] Result<uint64_t> get_protocol_features();
+  [[nodiscard]] Status set_protocol_features(uint64_t protocol_features);
+  /// What was last acknowledged by set_protocol_features.
+  [[nodiscard]] uint64_t protocol_features() const { return protocol_features_; }
+  [[nodiscard]] Result<uint64_t> get_queue_num();
+
+  // Memory.
+  /// At most 8 regions; more need CONFIGURE_MEM_SLOTS and add_mem_reg.
+  [[nodiscard]] Status set_mem_table(std::span<const SharedMemoryRegion> regions);
+  [[nodiscard]] Result<uint64_t> get_max_mem_slots();
+  [[nodiscard]] Status add_mem_reg(const SharedMemoryRegion& region);
+  [[nodiscard]] Status rem_mem_reg(const SharedMemoryRegion& region);
+  /// Shares any number of regions: by set_mem_table up to 8 of them, else one by one with
+  /// add_mem_reg, if the back end has CONFIGURE_MEM_SLOTS and room.
+  [[nodiscard]] Status share_memory(std::span<const SharedMemoryRegion> regions);
+
+  // Rings.
+  [[nodiscard]] Status set_vring_num(uint16_t index, uint32_t size);
+  [[nodiscard]] Status set_vring_addr(uint16_t index, const VringAddresses& addresses);
+  [[nodiscard]] Status set_vring_base(uint16_t index, uint32_t base);
+  /// Stops the ring; the available index of the next entry that the back end did not process.
+  [[nodiscard]] Result<uint32_t> get_vring_base(uint16_t index);
+  /// -1: no descriptor, that is polling. Descriptors stay the caller's.
+  [[nodiscard]] Status set_vring_kick(uint16_t index, int fd);
+  [[nodiscard]] Status set_vring_call(uint16_t index, int fd);
+  [[nodiscard]] Status set_vring_err(uint16_t index, int fd);
+  [[nodiscard]] Status set_vring_enable(uint16_t index, bool enabled);
+
+  // Net.
+  [[nodiscard]] Status send_rarp(const std::array<uint8_t, 6>& mac);
+  [[nodiscard]] Status set_mtu(uint16_t mtu);
+
+  // Device.
+  [[nodiscard]] Status set_status(uint8_t status);
+  [[nodiscard]] Result<uint8_t> get_status();
+
+  /// Waits until the back end hangs up or the stop descriptor is readable (kDisconnected either
+  /// way), or `timeout` passes (fine). Unasked-for messages are kProtocol.
+  [[nodiscard]] Status wait_for_hang_up(Nanos timeout);
+
+  /// Sends `message` as it is and waits for nothing: for requests not above, and for tests.
+  [[nodiscard]] Status send(Message message);
+  /// Waits for the reply to `request`.
+  [[nodiscard]] Result<Message> receive_reply(uint32_t request);
+
+ private:
+  Frontend(UniqueFd socket, FrontendOptions options);
+  [[nodiscard]] Status send_acknowledged(Message message);
+  [[nodiscard]] Result<uint64_t> ask_u64(uint32_t request);
+  [[nodiscard]] Status send_vring_fd(uint32_t request, uint16_t index, int fd);
+  [[nodiscard]] Status wait(short events, Nanos deadline) const;
+
+  UniqueFd socket_;
+  FrontendOptions options_;
+  PeerCredentials peer_;
+  uint64_t protocol_features_ = 0;
+  MessageReader reader_;
+  MessageWriter writer_;
+};
+
+}  // namespace pollux::vhost

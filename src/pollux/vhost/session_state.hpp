@@ -1,0 +1,53 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "pollux/base/strong.hpp"
+#include "pollux/spec/vhost_user.hpp"
+#include "pollux/vhost/device.hpp"
+
+namespace pollux::vhost {
+
+/// One region that the front end shared, with the descriptor to map it again from.
+struct MemorySlot {
+  spec::VhostUserMemoryRegion region{};
+  SharedFd fd;
+};
+
+/// One vring as the front end set it up. All that another process needs to go on with it.
+struct VringState {
+  uint32_t size = 0;  ///< 0: not set yet
+  bool addresses_known = false;
+  uint32_t flags = 0;  ///< VHOST_VRING_F_...
+  UserAddr desc;
+  UserAddr used;
+  UserAddr avail;
+  GuestAddr log;
+  uint32_t base = 0;        ///< valid while the ring is stopped
+  bool kick_known = false;  ///< SET_VRING_KICK came since the ring was last stopped
+  RingControls controls;
+  bool started = false;         ///< the device runs it
+  std::string stopped_because;  ///< one sentence for people while it does not
+};
+
+/// A session in plain values: what a hand-over or a restart has to carry. Bump kVersion when a
+/// member changes its meaning.
+struct SessionState {
+  static constexpr uint32_t kVersion = 1;
+  uint32_t version = kVersion;
+  bool owned = false;              ///< SET_OWNER came
+  bool features_known = false;     ///< SET_FEATURES came
+  uint64_t features = 0;           ///< acknowledged bits, VHOST_USER_F_PROTOCOL_FEATURES included
+  uint64_t protocol_features = 0;  ///< acknowledged protocol bits
+  uint8_t status = 0;              ///< SET_STATUS
+  uint64_t mtu = 0;                ///< NET_SET_MTU; 0: never set
+  std::vector<MemorySlot> slots;   ///< in order of arrival
+  std::vector<VringState> vrings;  ///< offer().vrings of them
+  uint64_t messages = 0;           ///< requests handled so far
+  std::string last_problem;        ///< the last request that was refused, and why
+};
+
+}  // namespace pollux::vhost
