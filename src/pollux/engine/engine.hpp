@@ -31,7 +31,7 @@ struct EngineConfig {
   /// One worker a CPU, pinned to it. Empty: one worker that runs where the system puts it.
   std::vector<int> cpus;
   IdlePolicy idle = IdlePolicy::kNap;
-  FdbConfig fdb;
+  stage::FdbConfig fdb;
 };
 
 /// Counters of one queue of a port, read without stopping anybody.
@@ -54,16 +54,16 @@ struct PortStats {
 struct WorkerStats {
   int cpu = -1;
   unsigned rx_queues = 0;
-  uint64_t turns = 0;          ///< polls that brought packets
-  uint64_t empty_turns = 0;    ///< polls of a queue that brought none
-  uint64_t packets = 0;        ///< accepted
-  uint64_t busy_cycles = 0;    ///< spent in turns that brought packets
+  uint64_t turns = 0;        ///< polls that brought packets
+  uint64_t empty_turns = 0;  ///< polls of a queue that brought none
+  uint64_t packets = 0;      ///< accepted
+  uint64_t busy_cycles = 0;  ///< spent in turns that brought packets
   uint64_t idle_cycles = 0;
   uint64_t naps = 0;
-  uint64_t floods = 0;         ///< packets that went to several ports ...
-  uint64_t flood_copies = 0;   ///< ... and how many copies they became
-  uint64_t gso_packets = 0;    ///< packets segmented in software ...
-  uint64_t gso_segments = 0;   ///< ... and what they became
+  uint64_t floods = 0;        ///< packets that went to several ports ...
+  uint64_t flood_copies = 0;  ///< ... and how many copies they became
+  uint64_t gso_packets = 0;   ///< packets segmented in software ...
+  uint64_t gso_segments = 0;  ///< ... and what they became
 };
 
 /// The switch: workers that poll the ports' queues and carry what they find.
@@ -101,7 +101,7 @@ class Engine final : public Quiescence {
 
   [[nodiscard]] std::vector<PortStats> port_stats() const;
   [[nodiscard]] std::vector<WorkerStats> worker_stats() const;
-  [[nodiscard]] Fdb& fdb();
+  [[nodiscard]] stage::Fdb& fdb();
   [[nodiscard]] std::string port_name(PortIndex index) const;
 
   /// True when some port can finish and all such ports have delivered everything (capture files).

@@ -79,8 +79,10 @@ class Port {
   [[nodiscard]] virtual std::vector<RxQueue> rx_queues() = 0;
   [[nodiscard]] virtual std::vector<TxQueue> tx_queues() = 0;
 
-  /// True when everything that this port will ever deliver was delivered (a capture file at its
-  /// end). Other ports never finish.
+  /// True for a port that delivers a bounded number of packets, like a capture file.
+  [[nodiscard]] virtual bool can_finish() const { return false; }
+
+  /// True when everything that such a port will ever deliver was delivered.
   [[nodiscard]] virtual bool finished() const { return false; }
 };
 

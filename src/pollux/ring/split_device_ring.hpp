@@ -65,8 +65,9 @@ class SplitDeviceRing {
   /// How many chains can be taken. Looks at the driver's index only when fewer than `wanted` are
   /// known already. 0 on a broken ring.
   [[nodiscard]] uint32_t available(uint32_t wanted) noexcept {
+    if (error_ != RingError::none) return 0;
     auto known = static_cast<uint16_t>(avail_idx_ - next_avail_);
-    if (known >= wanted || error_ != RingError::none) return known;
+    if (known >= wanted) return known;
     // Pairs with the driver's release store of the index (2.7.13.3): entries and descriptors that
     // it covers are visible after this.
     const uint16_t idx = access_.load_acquire(&layout_.avail->idx);
@@ -187,10 +188,7 @@ class SplitDeviceRing {
   }
 
   /// Marks the ring broken; it gives no more chains.
-  void fail(RingError error) noexcept {
-    error_ = error;
-    avail_idx_ = next_avail_;
-  }
+  void fail(RingError error) noexcept { error_ = error; }
 
  private:
   /// Longest indirect table that is followed: drivers limit themselves to the queue size, but

@@ -1,0 +1,167 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "pollux/engine/turn.hpp"
+
+#include <algorithm>
+
+#include "pollux/base/tsc.hpp"
+#include "pollux/packet/tx_offloads.hpp"
+#include "pollux/stage/flood.hpp"
+#include "pollux/stage/forward.hpp"
+#include "pollux/stage/learn.hpp"
+#include "pollux/stage/offload.hpp"
+#include "pollux/stage/parse.hpp"
+
+namespace pollux {
+namespace {
+
+// How often a receiver that took some of a burst, but not all, is asked again. One that took
+// nothing is not asked again: a stuck receiver must not cost the others their time.
+constexpr unsigned kRetries = 3;
+
+}  // namespace
+
+bool Turn::run(const Topology& topology, const RxSource& source, uint32_t now_s) noexcept {
+  const uint64_t start = read_tsc();
+  source.queue.poll(source.queue.self, burst_);
+  const size_t count = burst_.size();
+  if (count != 0) carry(topology, source, now_s);
+  end(source);
+  if (count == 0) {
+    empty_turns_.add(1);
+    return false;
+  }
+  turns_.add(1);
+  packets_.add(count);
+  busy_cycles_.add(read_tsc() - start);
+  return true;
+}
+
+/// The stages, in order.
+void Turn::carry(const Topology& topology, const RxSource& source, uint32_t now_s) noexcept {
+  for (Packet* packet : burst_.packets()) packet->meta.in_port = source.port;
+  stage::parse(burst_);
+  stage::learn(burst_, fdb_, source.port, now_s, outputs_);
+  stage::forward(burst_, fdb_, source.port, outputs_);
+  stage::dispatch(burst_, outputs_, scratch_, [&](stage::Output output, Burst& burst) noexcept {
+    send_to(topology, source, output, burst);
+  });
+}
+
+void Turn::send_to(const Topology& topology, const RxSource& source, stage::Output output,
+                   Burst& burst) noexcept {
+  if (stage::is_drop(output)) {
+    source.queue.counters->drops.add(stage::drop_reason(output), burst.size());
+  } else if (output == stage::kFlood) {
+    flood(topology, source, burst);
+  } else {
+    send_to_port(topology, source, output, burst, held_);
+  }
+}
+
+void Turn::flood(const Topology& topology, const RxSource& source, Burst& burst) noexcept {
+  const auto& ports = topology.flood_ports;
+  const size_t receivers =
+      ports.size() - static_cast<size_t>(std::count(ports.begin(), ports.end(), source.port));
+  if (receivers > 1) {
+    floods_.add(burst.size());
+    flood_copies_.add(burst.size() * receivers);
+  }
+  stage::flood(
+      burst, ports, source.port, clones_, held_,
+      [&](uint16_t port, Burst& copies) noexcept {
+        send_to_port(topology, source, port, copies, held_clones_);
+        held_clones_.clear();
+      },
+      [&](DropReason reason, size_t count) noexcept {
+        source.queue.counters->drops.add(reason, count);
+      });
+}
+
+/// Sends a burst to one port, in the shape that its receiver agreed to; what does not fit is
+/// dropped.
+void Turn::send_to_port(const Topology& topology, const RxSource& source, uint16_t port,
+                        Burst& burst, Burst& held) noexcept {
+  if (port >= topology.outputs.size() || !topology.outputs[port].present) {
+    // Learned before the port went away; the table forgets it in a moment.
+    source.queue.counters->drops.add(DropReason::receiver_down, burst.size());
+    return;
+  }
+  const TxQueue& queue = topology.outputs[port].by_worker[worker_];
+  touch(queue);
+  const uint32_t offloads =
+      queue.offloads == nullptr ? 0 : queue.offloads->load(std::memory_order_relaxed);
+  if (stage::ready_for(burst, offloads)) [[likely]] {
+    (void)transmit(queue, burst);
+    return;
+  }
+  size_t to_cut = 0;
+  for (const Packet* packet : burst.packets()) {
+    if (packet->meta.gso != GsoType::kNone && !stage::takes_gso(packet->meta, offloads)) ++to_cut;
+  }
+  const size_t whole = burst.size() - to_cut;
+  size_t made = 0;
+  stage::finalize(
+      burst, offloads, segments_, held,
+      [&](Burst& segments) noexcept {
+        made += segments.size();
+        return transmit(queue, segments);
+      },
+      [&](DropReason reason, size_t count) noexcept {
+        made += count;
+        queue.counters->drops.add(reason, count);
+      });
+  gso_packets_.add(to_cut);
+  gso_segments_.add(made - whole);
+}
+
+/// Gives a burst to a queue, and drops what it leaves; says why if it left anything.
+std::optional<DropReason> Turn::transmit(const TxQueue& queue, Burst& burst) noexcept {
+  DropReason reason{};
+  for (unsigned attempt = 0; attempt <= kRetries; ++attempt) {
+    const size_t before = burst.size();
+    reason = queue.send(queue.self, burst);
+    if (burst.empty()) return std::nullopt;
+    if (burst.size() == before) break;
+  }
+  queue.counters->drops.add(reason, burst.size());
+  burst.clear();
+  return reason;
+}
+
+void Turn::touch(const TxQueue& queue) noexcept {
+  if (queue.flush == nullptr) return;
+  for (size_t i = 0; i < touched_count_; ++i) {
+    if (touched_[i].self == queue.self) return;
+  }
+  if (touched_count_ == kMaxTouched) {
+    // A flood to very many ports: the early ones are shown before the senders' entries, which
+    // matters only if we crash within this turn.
+    for (const TxQueue& touched : touched_) touched.flush(touched.self);
+    touched_count_ = 0;
+  }
+  touched_[touched_count_++] = queue;
+}
+
+/// Senders first, receivers after them: if we crash in between, packets are lost with the turn, but
+/// none is ever sent twice.
+void Turn::end(const RxSource& source) noexcept {
+  held_.clear();
+  if (source.queue.complete != nullptr) source.queue.complete(source.queue.self);
+  for (size_t i = 0; i < touched_count_; ++i) touched_[i].flush(touched_[i].self);
+  touched_count_ = 0;
+}
+
+WorkerStats Turn::stats() const {
+  WorkerStats stats;
+  stats.turns = turns_.value();
+  stats.empty_turns = empty_turns_.value();
+  stats.packets = packets_.value();
+  stats.busy_cycles = busy_cycles_.value();
+  stats.floods = floods_.value();
+  stats.flood_copies = flood_copies_.value();
+  stats.gso_packets = gso_packets_.value();
+  stats.gso_segments = gso_segments_.value();
+  return stats;
+}
+
+}  // namespace pollux

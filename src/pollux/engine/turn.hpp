@@ -1,0 +1,77 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <array>
+#include <cstddef>
+#include <cstdint>
+#include <optional>
+
+#include "pollux/base/counter.hpp"
+#include "pollux/engine/engine.hpp"
+#include "pollux/engine/topology.hpp"
+#include "pollux/packet/burst.hpp"
+#include "pollux/stage/fdb.hpp"
+#include "pollux/stage/outputs.hpp"
+
+namespace pollux {
+
+/// What a worker does with one queue, once: poll, parse, learn, forward, send, give back, show.
+/// The whole way of a packet through the switch is `run`, top to bottom.
+///
+/// Belongs to one worker. Bursts are members only so that a turn sets nothing up; all are empty
+/// between turns.
+class Turn {
+ public:
+  Turn(unsigned worker, PoolCache& cache, stage::Fdb& fdb)
+      : worker_(worker),
+        fdb_(fdb),
+        burst_(cache),
+        scratch_(cache),
+        clones_(cache),
+        segments_(cache),
+        held_(cache),
+        held_clones_(cache) {}
+
+  /// One turn of `source`; true when it brought packets. `now_s`: seconds, for ageing.
+  bool run(const Topology& topology, const RxSource& source, uint32_t now_s) noexcept;
+
+  /// Counters of turns and packets; any thread.
+  [[nodiscard]] WorkerStats stats() const;
+
+ private:
+  /// Queues that got packets in this turn and are to be flushed at its end.
+  static constexpr size_t kMaxTouched = 64;
+
+  void carry(const Topology& topology, const RxSource& source, uint32_t now_s) noexcept;
+  void send_to(const Topology& topology, const RxSource& source, stage::Output output,
+               Burst& burst) noexcept;
+  void flood(const Topology& topology, const RxSource& source, Burst& burst) noexcept;
+  void send_to_port(const Topology& topology, const RxSource& source, uint16_t port, Burst& burst,
+                    Burst& held) noexcept;
+  std::optional<DropReason> transmit(const TxQueue& queue, Burst& burst) noexcept;
+  void touch(const TxQueue& queue) noexcept;
+  void end(const RxSource& source) noexcept;
+
+  unsigned worker_;
+  stage::Fdb& fdb_;
+  Burst burst_;        // what was polled
+  Burst scratch_;      // packets of one output, when there are several
+  Burst clones_;       // copies for one receiver of a flood
+  Burst segments_;     // what large packets were cut into
+  Burst held_;         // originals that clones or segments borrow from, until the turn ends
+  Burst held_clones_;  // clones that segments borrow from
+  stage::Outputs outputs_;
+  std::array<TxQueue, kMaxTouched> touched_;
+  size_t touched_count_ = 0;
+
+  Counter turns_;
+  Counter empty_turns_;
+  Counter packets_;
+  Counter busy_cycles_;
+  Counter floods_;
+  Counter flood_copies_;
+  Counter gso_packets_;
+  Counter gso_segments_;
+};
+
+}  // namespace pollux

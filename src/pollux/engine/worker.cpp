@@ -1,0 +1,144 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "pollux/engine/worker.hpp"
+
+#include <fmt/format.h>
+#include <pthread.h>
+#include <sched.h>
+
+#include <cerrno>
+#include <chrono>
+#include <csignal>
+#include <future>
+
+#include "pollux/base/tsc.hpp"
+
+namespace pollux {
+namespace {
+
+// Empty rounds before a worker does what its idle policy says: long enough to ride out the gap
+// between two bursts of a busy sender.
+constexpr unsigned kPatience = 2000;
+constexpr auto kNap = std::chrono::microseconds(20);
+constexpr auto kLongNap = std::chrono::microseconds(200);
+// Rounds of naps after which naps get long.
+constexpr unsigned kDrowsy = kPatience + 500;
+
+// Ageing counts seconds: the clock is not needed every round.
+constexpr uint64_t kRoundsPerClock = 256;
+
+uint32_t seconds(const Clock& clock) {
+  return static_cast<uint32_t>(
+      std::chrono::duration_cast<std::chrono::seconds>(clock.now()).count());
+}
+
+Status pin(int cpu) {
+  cpu_set_t set;
+  CPU_ZERO(&set);
+  CPU_SET(static_cast<size_t>(cpu), &set);
+  if (const int err = pthread_setaffinity_np(pthread_self(), sizeof set, &set); err != 0) {
+    return fail_errno(err, fmt::format("can not run a worker on CPU {}", cpu));
+  }
+  return {};
+}
+
+}  // namespace
+
+Worker::Worker(const Config& config, const std::atomic<const Topology*>& topology, Pool& pool,
+               stage::Fdb& fdb, const Clock& clock)
+    : config_(config),
+      topology_(topology),
+      clock_(clock),
+      cache_(pool),
+      turn_(config.index, cache_, fdb) {}
+
+Worker::~Worker() { stop(); }
+
+Status Worker::start() {
+  // Signals are for the control thread; a worker must never run a handler of the program's.
+  sigset_t all;
+  sigset_t before;
+  sigfillset(&all);
+  sigdelset(&all, SIGBUS);
+  sigdelset(&all, SIGSEGV);
+  pthread_sigmask(SIG_SETMASK, &all, &before);
+  std::promise<Status> started;
+  thread_ = std::thread([this, &started] {
+    pthread_setname_np(pthread_self(), fmt::format("pollux-{}", config_.index).c_str());
+    Status pinned = config_.cpu >= 0 ? pin(config_.cpu) : Status{};
+    const bool good = pinned.has_value();
+    started.set_value(std::move(pinned));
+    if (good) run();
+  });
+  pthread_sigmask(SIG_SETMASK, &before, nullptr);
+  Status result = started.get_future().get();
+  if (!result) thread_.join();
+  return result;
+}
+
+void Worker::stop() {
+  stopping_.store(true);
+  if (thread_.joinable()) thread_.join();
+}
+
+bool Worker::passed(uint64_t ticket) const noexcept {
+  if ((ticket & kOffline) != 0) return true;
+  const uint64_t now = round_.load();
+  return now != ticket;
+}
+
+void Worker::run() noexcept {
+  unsigned empty_rounds = 0;
+  uint64_t number = 0;
+  uint32_t now_s = 0;
+  while (!stopping_.load(std::memory_order_relaxed)) {
+    // Sequentially consistent, before the round loads anything that control publishes: whoever
+    // unpublished something and then still sees the old number waits for the next one.
+    round_.exchange(++number);
+    if (number % kRoundsPerClock == 1) now_s = seconds(clock_);
+    const uint64_t start = read_tsc();
+    if (round(now_s)) {
+      empty_rounds = 0;
+      continue;
+    }
+    if (++empty_rounds > kPatience) idle(empty_rounds);
+    idle_cycles_.add(read_tsc() - start);
+  }
+  round_.store(kOffline | number);
+}
+
+/// Gives each of this worker's queues a turn; true when any brought packets.
+bool Worker::round(uint32_t now_s) noexcept {
+  const Topology* topology = topology_.load();
+  if (topology == nullptr) return false;
+  bool busy = false;
+  for (const RxSource& source : topology->sources[config_.index]) {
+    busy |= turn_.run(*topology, source, now_s);
+  }
+  return busy;
+}
+
+void Worker::idle(unsigned empty_rounds) noexcept {
+  if (config_.idle == IdlePolicy::kPoll) {
+    cpu_relax();
+    return;
+  }
+  if (config_.idle == IdlePolicy::kYield) {
+    sched_yield();
+    return;
+  }
+  const uint64_t number = round_.load(std::memory_order_relaxed);
+  round_.exchange(number | kOffline);
+  std::this_thread::sleep_for(empty_rounds > kDrowsy ? kLongNap : kNap);
+  round_.exchange(number);
+  naps_.add(1);
+}
+
+WorkerStats Worker::stats() const {
+  WorkerStats stats = turn_.stats();
+  stats.cpu = config_.cpu;
+  stats.naps = naps_.value();
+  stats.idle_cycles = idle_cycles_.value();
+  return stats;
+}
+
+}  // namespace pollux

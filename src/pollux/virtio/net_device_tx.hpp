@@ -1,0 +1,341 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <algorithm>
+#include <array>
+#include <cstddef>
+#include <cstdint>
+
+#include "pollux/base/queue_counters.hpp"
+#include "pollux/packet/burst.hpp"
+#include "pollux/ring/split_device_ring.hpp"
+#include "pollux/spec/virtio_net.hpp"
+#include "pollux/virtio/net_header.hpp"
+
+namespace pollux::virtio {
+
+/// The device side of a network device's receiveq (VIRTIO 1.3, 5.1.6.3 and 5.1.6.4): copies frames
+/// into the buffers that the driver posted. Out of the switch, hence tx.
+///
+/// The frame's private head and its tail, wherever that lies, go straight into the driver's
+/// buffers: with a borrowed tail this is the one copy of a payload on its way from one guest to
+/// another. `Ring` is a device ring of either format. One thread at a time.
+template <typename Ring>
+class NetDeviceTx {
+ public:
+  /// `features`: what was negotiated; decides the header's size, and whether a frame may be spread
+  /// over several buffers (MRG_RXBUF).
+  NetDeviceTx(Ring ring, uint64_t features)
+      : ring_(std::move(ring)),
+        hdr_size_(static_cast<uint32_t>(spec::net_hdr_size(features))),
+        mergeable_((features & spec::VIRTIO_NET_F_MRG_RXBUF) != 0) {}
+
+  [[nodiscard]] Ring& ring() noexcept { return ring_; }
+
+  /// Takes frames from the front of the burst as long as there are buffers, releases them, and
+  /// leaves the rest. A frame that no buffer of this driver can hold is dropped and counted.
+  void send(Burst& burst, QueueCounters& counters) noexcept {
+    Posted posted;
+    size_t done = 0;
+    size_t sent = 0;
+    uint64_t bytes = 0;
+    const size_t count = burst.size();
+    prepare(posted, count);
+    while (done < count) {
+      const Packet& packet = burst[done];
+      if (done + kPayloadAhead < count) prefetch_payload(burst[done + kPayloadAhead]);
+      const Outcome outcome = put(packet, posted, count - done);
+      if (outcome.kind == Outcome::kNoRoom) break;
+      ++done;
+      if (outcome.kind == Outcome::kSent) {
+        ++sent;
+        bytes += packet.size();
+      } else {
+        counters.drops.add(outcome.reason);
+      }
+    }
+    burst.release_front(done);
+    counters.packets.add(sent);
+    counters.bytes.add(bytes);
+  }
+
+  /// Shows what was sent; true when the driver wants to be notified.
+  [[nodiscard]] bool publish() noexcept { return ring_.unpublished() && ring_.publish(); }
+
+ private:
+  static constexpr size_t kMaxPosted = 32;
+  static constexpr size_t kPayloadAhead = 2;    // packets whose payload is on its way
+  static constexpr uint32_t kMaxBuffers = 512;  // a frame of 64 KiB in buffers of 128 bytes
+
+  /// A buffer that the driver posted, if it is one run of bytes; size 0: its chain needs a walk.
+  struct Buffer {
+    std::byte* data;
+    uint32_t size;
+    uint16_t head;
+  };
+
+  /// Buffers looked at and not taken yet, in ring order: [next, end).
+  struct Posted {
+    std::array<Buffer, kMaxPosted> buffers;
+    size_t next = 0;
+    size_t end = 0;
+  };
+
+  struct Outcome {
+    enum Kind : uint8_t { kSent, kNoRoom, kDropped } kind;
+    DropReason reason{};
+  };
+
+  /// Looks at the next buffers: heads first, then descriptors, so that the cache lines of each
+  /// step are on their way together.
+  void prepare(Posted& posted, size_t wanted) noexcept {
+    const size_t left = posted.end - posted.next;
+    std::copy_n(posted.buffers.begin() + posted.next, left, posted.buffers.begin());
+    posted.next = 0;
+    posted.end = left;
+    wanted = std::min(std::max(wanted, left + 1), kMaxPosted);
+    const size_t known = std::min<size_t>(ring_.available(static_cast<uint32_t>(wanted)), wanted);
+    size_t heads = left;
+    for (; heads < known; ++heads) {
+      if (!ring_.head(static_cast<uint32_t>(heads), posted.buffers[heads].head)) break;
+      ring_.prefetch_desc(posted.buffers[heads].head);
+    }
+    for (size_t i = left; i < heads; ++i) look_at(posted.buffers[i]);
+    posted.end = std::max(left, heads);
+  }
+
+  void look_at(Buffer& buffer) noexcept {
+    Translation at;
+    buffer.size = 0;
+    if (!ring_.single(buffer.head, MemoryAccess::kWrite, at)) return;
+    buffer.data = at.data;
+    buffer.size = static_cast<uint32_t>(at.size);
+    ring_.access().prefetch_write(at.data);
+    ring_.access().prefetch_write(at.data + std::min<uint32_t>(buffer.size - 1, 64));
+  }
+
+  void prefetch_payload(const Packet& packet) noexcept {
+    if (packet.tail().empty()) return;
+    const Segment& first = packet.tail()[0];
+    for (uint32_t at = 0; at < std::min<uint32_t>(first.len, 512); at += 64) {
+      ring_.access().prefetch_read(first.data + at);
+    }
+  }
+
+  Outcome put(const Packet& packet, Posted& posted, size_t wanted) noexcept {
+    if (posted.next == posted.end) {
+      prepare(posted, wanted);
+      if (posted.next == posted.end) return {Outcome::kNoRoom};
+    }
+    const uint32_t total = hdr_size_ + packet.size();
+    Buffer& buffer = posted.buffers[posted.next];
+    if (buffer.size >= total) [[likely]] {
+      write_single(packet, buffer.data);
+      finish(posted, 1, total);
+      return {Outcome::kSent};
+    }
+    return mergeable_ ? put_merged(packet, posted) : put_chain(packet, posted);
+  }
+
+  void write_single(const Packet& packet, std::byte* to) noexcept {
+    auto& access = ring_.access();
+    const spec::virtio_net_hdr hdr = header_of(packet);
+    access.copy_out(to, &hdr, hdr_size_);
+    access.copy_out(to + hdr_size_, packet.head(), packet.head_size());
+    uint32_t at = hdr_size_ + packet.head_size();
+    for (const Segment& segment : packet.tail()) {
+      access.copy_out(to + at, segment.data, segment.len);
+      at += segment.len;
+    }
+    ring_.view().note_write(to, at);
+  }
+
+  static spec::virtio_net_hdr header_of(const Packet& packet) noexcept {
+    if (is_plain(packet.meta)) [[likely]] {
+      spec::virtio_net_hdr hdr{};
+      hdr.num_buffers = 1;
+      return hdr;
+    }
+    return to_header(packet.meta);
+  }
+
+  /// Takes the next `count` posted buffers; `written` bytes went into the only one.
+  void finish(Posted& posted, size_t count, uint32_t written) noexcept {
+    ring_.put_used(posted.buffers[posted.next].head, written);
+    ring_.take(static_cast<uint32_t>(count));
+    posted.next += count;
+  }
+
+  /// Reads a packet front to back in pieces of any size.
+  class Reader {
+   public:
+    Reader(const Packet& packet, const spec::virtio_net_hdr& hdr, uint32_t hdr_size)
+        : packet_(packet), hdr_(hdr), hdr_size_(hdr_size) {}
+
+    [[nodiscard]] uint32_t left() const noexcept { return hdr_size_ + packet_.size() - offset_; }
+
+    /// Copies the next up to `len` bytes to `to`; returns how many.
+    uint32_t copy(Ring& ring, std::byte* to, uint32_t len) noexcept {
+      uint32_t done = 0;
+      while (done < len && left() != 0) {
+        const auto [from, run] = at();
+        const uint32_t n = std::min(run, len - done);
+        ring.access().copy_out(to + done, from, n);
+        done += n;
+        advance(n);
+      }
+      ring.view().note_write(to, done);
+      return done;
+    }
+
+   private:
+    struct Run {
+      const std::byte* data;
+      uint32_t len;
+    };
+    Run at() const noexcept {
+      if (offset_ < hdr_size_) {
+        return {reinterpret_cast<const std::byte*>(&hdr_) + offset_, hdr_size_ - offset_};
+      }
+      const uint32_t in_frame = offset_ - hdr_size_;
+      if (in_frame < packet_.head_size()) {
+        return {packet_.head() + in_frame, packet_.head_size() - in_frame};
+      }
+      const Segment& segment = packet_.tail()[segment_];
+      return {segment.data + in_segment_, segment.len - in_segment_};
+    }
+    void advance(uint32_t n) noexcept {
+      if (offset_ >= hdr_size_ + packet_.head_size()) {
+        in_segment_ += n;
+        if (in_segment_ == packet_.tail()[segment_].len) {
+          ++segment_;
+          in_segment_ = 0;
+        }
+      }
+      offset_ += n;
+    }
+
+    const Packet& packet_;
+    const spec::virtio_net_hdr& hdr_;
+    uint32_t hdr_size_;
+    uint32_t offset_ = 0;
+    size_t segment_ = 0;
+    uint32_t in_segment_ = 0;
+  };
+
+  /// Copies into the chain at `head` until it or the packet ends.
+  struct Filled {
+    uint32_t bytes = 0;
+    ring::ChainStatus status = ring::ChainStatus::kOk;
+  };
+  Filled fill(uint16_t head, Reader& reader) noexcept {
+    Filled filled;
+    filled.status = ring_.walk(head, MemoryAccess::kWrite, [&](std::byte* data, uint32_t len) {
+      filled.bytes += reader.copy(ring_, data, len);
+      return reader.left() != 0;
+    });
+    if (filled.status == ring::ChainStatus::kStopped) filled.status = ring::ChainStatus::kOk;
+    return filled;
+  }
+
+  /// A frame over one chain of several pieces, without MRG_RXBUF (5.1.6.3.1).
+  Outcome put_chain(const Packet& packet, Posted& posted) noexcept {
+    const spec::virtio_net_hdr hdr = header_of(packet);
+    Reader reader(packet, hdr, hdr_size_);
+    const uint16_t head = posted.buffers[posted.next].head;
+    const Filled filled = fill(head, reader);
+    if (filled.status == ring::ChainStatus::kMiss) return {Outcome::kNoRoom};
+    if (filled.status != ring::ChainStatus::kOk) {
+      finish(posted, 1, 0);
+      return {Outcome::kDropped, DropReason::receiver_bad_buffer};
+    }
+    // The chain stays posted: the next frame may be small enough for it.
+    if (reader.left() != 0) return {Outcome::kDropped, DropReason::receiver_too_small};
+    finish(posted, 1, filled.bytes);
+    return {Outcome::kSent};
+  }
+
+  /// A frame over as many chains as it takes (5.1.6.3.1, 5.1.6.4): num_buffers tells how many.
+  /// Nothing is taken from the ring before the whole frame has found room.
+  Outcome put_merged(const Packet& packet, Posted& posted) noexcept {
+    const uint32_t total = hdr_size_ + packet.size();
+    std::array<Buffer, kMaxBuffers> chains;
+    uint64_t capacity = 0;
+    uint32_t count = 0;
+    while (capacity < total) {
+      if (count == std::min<uint32_t>(kMaxBuffers, ring_.size())) {
+        return {Outcome::kDropped, DropReason::receiver_too_small};
+      }
+      if (ring_.available(count + 1) <= count || !buffer_at(posted, count, chains[count])) {
+        return {Outcome::kNoRoom};
+      }
+      const Buffer& chain = chains[count];
+      const Capacity room = chain.size != 0 ? Capacity{chain.size} : measure(chain.head);
+      if (room.status == ring::ChainStatus::kMiss) return {Outcome::kNoRoom};
+      ++count;
+      if (room.status != ring::ChainStatus::kOk) {
+        discard(posted, chains.data(), count);
+        return {Outcome::kDropped, DropReason::receiver_bad_buffer};
+      }
+      capacity += room.bytes;
+    }
+    spec::virtio_net_hdr hdr = header_of(packet);
+    hdr.num_buffers = static_cast<uint16_t>(count);
+    Reader reader(packet, hdr, hdr_size_);
+    for (uint32_t i = 0; i < count; ++i) {
+      Buffer& chain = chains[i];
+      chain.size = chain.size != 0 ? reader.copy(ring_, chain.data, chain.size)
+                                   : fill(chain.head, reader).bytes;
+    }
+    // A hostile driver may have shrunk a chain since it was measured.
+    if (reader.left() != 0) {
+      discard(posted, chains.data(), count);
+      return {Outcome::kDropped, DropReason::receiver_bad_buffer};
+    }
+    give_back(posted, chains.data(), count);
+    return {Outcome::kSent};
+  }
+
+  /// The chain `ahead` after the next one. False on a broken ring.
+  bool buffer_at(Posted& posted, uint32_t ahead, Buffer& out) noexcept {
+    if (posted.next + ahead < posted.end) {
+      out = posted.buffers[posted.next + ahead];
+      return true;
+    }
+    if (!ring_.head(ahead, out.head)) return false;
+    look_at(out);
+    return true;
+  }
+
+  struct Capacity {
+    uint64_t bytes = 0;
+    ring::ChainStatus status = ring::ChainStatus::kOk;
+  };
+  Capacity measure(uint16_t head) noexcept {
+    Capacity capacity;
+    capacity.status = ring_.walk(head, MemoryAccess::kWrite, [&](std::byte*, uint32_t len) {
+      capacity.bytes += len;
+      return true;
+    });
+    return capacity;
+  }
+
+  /// Takes the next `count` chains and returns each as if nothing had been written to it.
+  void discard(Posted& posted, Buffer* chains, uint32_t count) noexcept {
+    for (uint32_t i = 0; i < count; ++i) chains[i].size = 0;
+    give_back(posted, chains, count);
+  }
+
+  /// Takes the next `count` chains and returns each with its `size` as the bytes written.
+  void give_back(Posted& posted, const Buffer* chains, uint32_t count) noexcept {
+    for (uint32_t i = 0; i < count; ++i) ring_.put_used(chains[i].head, chains[i].size);
+    ring_.take(count);
+    posted.next = std::min(posted.next + count, posted.end);
+  }
+
+  Ring ring_;
+  uint32_t hdr_size_;
+  bool mergeable_;
+};
+
+}  // namespace pollux::virtio
