@@ -1,0 +1,17 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <cstdint>
+
+namespace pollux {
+
+/// What a sender may leave undone in packets for a tx queue, because the receiver agreed to take
+/// them so: bits of TxQueue::offloads.
+inline constexpr uint32_t kTxChecksum = 1;
+inline constexpr uint32_t kTxTso4 = 2;
+inline constexpr uint32_t kTxTso6 = 4;
+inline constexpr uint32_t kTxTsoEcn = 8;
+inline constexpr uint32_t kTxUso4 = 16;  ///< UDP segmentation, VIRTIO_NET_F_GUEST_USO4
+inline constexpr uint32_t kTxUso6 = 32;
+
+}  // namespace pollux
