@@ -7,7 +7,7 @@
 #include <atomic>
 #include <thread>
 
-#include "bench/micro/cycles.hpp"
+#include "pollux/base/tsc.hpp"
 #include "pollux/ring/mpmc_ring.hpp"
 #include "pollux/ring/spsc_ring.hpp"
 
@@ -22,14 +22,14 @@ void one_core(benchmark::State& state) {
   Ring ring(kRingSize);
   const auto bulk = static_cast<size_t>(state.range(0));
   std::array<void*, kMostBulk> values{};
-  const uint64_t start = cycles();
+  const uint64_t start = read_tsc();
   for (auto _ : state) {
     benchmark::DoNotOptimize(ring.push_bulk(values.data(), bulk));
     benchmark::DoNotOptimize(ring.pop_bulk(values.data(), bulk));
     benchmark::ClobberMemory();
   }
   const auto elements = static_cast<double>(state.iterations()) * static_cast<double>(bulk);
-  state.counters["cycles"] = static_cast<double>(cycles() - start) / elements;
+  state.counters["cycles"] = static_cast<double>(read_tsc() - start) / elements;
 }
 
 template <typename Ring>
@@ -44,13 +44,13 @@ void two_cores(benchmark::State& state) {
     }
   });
   std::array<void*, kMostBulk> values{};
-  const uint64_t start = cycles();
+  const uint64_t start = read_tsc();
   for (auto _ : state) {
     while (!ring.push_bulk(values.data(), bulk)) {
     }
   }
   const auto elements = static_cast<double>(state.iterations()) * static_cast<double>(bulk);
-  state.counters["cycles"] = static_cast<double>(cycles() - start) / elements;
+  state.counters["cycles"] = static_cast<double>(read_tsc() - start) / elements;
   stop = true;
 }
 

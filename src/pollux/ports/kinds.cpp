@@ -4,14 +4,26 @@
 #include <fmt/format.h>
 #include <fmt/ranges.h>
 
+#include <array>
 #include <string>
 #include <vector>
+
+#include "pollux/ports/null/port.hpp"
+#include "pollux/ports/ring/port.hpp"
 
 namespace pollux {
 
 // The one table of port kinds. A new kind: a folder here with a make function and a list of keys,
 // and a row below.
-std::span<const PortKind> port_kinds() { return {}; }
+std::span<const PortKind> port_kinds() {
+  static const std::array kKinds{
+      PortKind{"null", "", "takes every packet and forgets it; may deliver made-up frames",
+               null_port_keys(), make_null_port},
+      PortKind{"ring", "NAME", "joined to the other ring port of this name in the same program",
+               ring_port_keys(), make_ring_port},
+  };
+  return kKinds;
+}
 
 const PortKind* find_port_kind(std::string_view name) {
   for (const PortKind& kind : port_kinds()) {
