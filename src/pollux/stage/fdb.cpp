@@ -9,7 +9,7 @@
 #include <new>
 #include <thread>
 
-namespace pollux {
+namespace pollux::stage {
 namespace {
 
 constexpr uint32_t kMaxCapacity = 1u << 24;
@@ -289,4 +289,4 @@ std::vector<FdbEntry> Fdb::snapshot() const {
   return entries;
 }
 
-}  // namespace pollux
+}  // namespace pollux::stage

@@ -11,7 +11,7 @@
 #include "pollux/base/result.hpp"
 #include "pollux/net/ethernet.hpp"
 
-namespace pollux {
+namespace pollux::stage {
 
 struct FdbConfig {
   /// Most addresses that are remembered; a power of two, 4 to 2^24. 16 bytes each.
@@ -176,4 +176,4 @@ class Fdb {
   std::atomic<uint64_t> expired_{0};
 };
 
-}  // namespace pollux
+}  // namespace pollux::stage

@@ -10,7 +10,7 @@
 #include "pollux/packet/pool.hpp"
 #include "pollux/stage/packet_sum.hpp"
 
-namespace pollux {
+namespace pollux::stage {
 namespace {
 
 using net::read_at;
@@ -177,7 +177,7 @@ void Segmenter::write_transport(Packet& segment, uint32_t len) const noexcept {
   (void)write_at(head, field, sum);
   segment.meta = meta_of_segment();
   if (segment.meta.needs_csum) return;
-  Be16 checksum = stage::sum_packet(segment, l4_).checksum();
+  Be16 checksum = sum_packet(segment, l4_).checksum();
   if (!is_tcp_ && checksum.value() == 0) checksum.set(0xffff);  // 0 would mean "none"
   (void)write_at(head, field, checksum);
 }
@@ -196,4 +196,4 @@ PacketMeta Segmenter::meta_of_segment() const noexcept {
   return meta;
 }
 
-}  // namespace pollux
+}  // namespace pollux::stage

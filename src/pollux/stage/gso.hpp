@@ -12,9 +12,7 @@
 #include "pollux/packet/burst.hpp"
 #include "pollux/packet/tx_offloads.hpp"
 
-namespace pollux {
-
-namespace stage {
+namespace pollux::stage {
 
 /// True if a receiver that agreed to `offloads` takes this GSO packet whole.
 [[nodiscard]] inline bool takes_gso(const PacketMeta& meta, uint32_t offloads) noexcept {
@@ -23,8 +21,6 @@ namespace stage {
   if (meta.gso_ecn) needs |= kTxTsoEcn;
   return (offloads & needs) == needs;
 }
-
-}  // namespace stage
 
 /// Cuts one GSO packet into segments, a burst at a time. Each segment is a packet of its own whose
 /// head holds copied and corrected headers; payload that does not fit there is borrowed from the
@@ -71,4 +67,4 @@ class Segmenter {
   uint32_t tail_offset_ = 0;
 };
 
-}  // namespace pollux
+}  // namespace pollux::stage

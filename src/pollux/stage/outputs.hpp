@@ -8,7 +8,7 @@
 #include "pollux/base/drop_reason.hpp"
 #include "pollux/packet/burst.hpp"
 
-namespace pollux {
+namespace pollux::stage {
 
 /// Where a packet goes: a port's index, or one of the values above kMaxPort.
 using Output = uint16_t;
@@ -32,8 +32,6 @@ struct Outputs {
 
   void reset() noexcept { of.fill(kUndecided); }
 };
-
-namespace stage {
 
 /// Hands the packets of a burst over, one call `sink(Output, Burst&)` for each output that occurs,
 /// packets in their order. When all have one output the burst itself is handed over: no copy.
@@ -65,5 +63,4 @@ void dispatch(Burst& burst, const Outputs& outputs, Burst& scratch, Sink&& sink)
   }
 }
 
-}  // namespace stage
-}  // namespace pollux
+}  // namespace pollux::stage

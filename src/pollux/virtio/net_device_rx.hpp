@@ -7,11 +7,11 @@
 #include <cstdint>
 
 #include "pollux/base/queue_counters.hpp"
-#include "pollux/net/offload.hpp"
 #include "pollux/packet/burst.hpp"
 #include "pollux/ring/split_device_ring.hpp"
 #include "pollux/spec/virtio_net.hpp"
 #include "pollux/virtio/net_header.hpp"
+#include "pollux/virtio/net_offload.hpp"
 
 namespace pollux::virtio {
 
@@ -120,7 +120,11 @@ class NetDeviceRx {
                    DropReason& reason) noexcept {
     const auto total = static_cast<uint32_t>(std::min<uint64_t>(at.size, UINT32_MAX));
     if (!fits(total, reason)) return false;
-    ring_.access().copy_in(&hdr, at.data, hdr_size_);
+    if (hdr_size_ == spec::kNetHdrSize) [[likely]] {
+      ring_.access().copy_in(&hdr, at.data, spec::kNetHdrSize);
+    } else {
+      ring_.access().copy_in(&hdr, at.data, spec::kLegacyNetHdrSize);
+    }
     const std::byte* frame = at.data + hdr_size_;
     const uint32_t size = total - hdr_size_;
     if (size <= Packet::kHeadCapacity) {
@@ -204,7 +208,7 @@ class NetDeviceRx {
     // DATA_VALID is not a driver's to set (5.1.6.2.1), so a guest's word for it counts nothing.
     if (is_plain(hdr)) [[likely]]
       return true;
-    if (net::apply_offload(packet, hdr)) return true;
+    if (apply_offload(packet, hdr)) return true;
     reason = DropReason::bad_net_header;
     return false;
   }
