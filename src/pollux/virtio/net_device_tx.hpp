@@ -140,7 +140,11 @@ class NetDeviceTx {
   void write_single(const Packet& packet, std::byte* to) noexcept {
     auto& access = ring_.access();
     const spec::virtio_net_hdr hdr = header_of(packet);
-    access.copy_out(to, &hdr, hdr_size_);
+    if (hdr_size_ == spec::kNetHdrSize) [[likely]] {
+      access.copy_out(to, &hdr, spec::kNetHdrSize);
+    } else {
+      access.copy_out(to, &hdr, spec::kLegacyNetHdrSize);
+    }
     access.copy_out(to + hdr_size_, packet.head(), packet.head_size());
     uint32_t at = hdr_size_ + packet.head_size();
     for (const Segment& segment : packet.tail()) {

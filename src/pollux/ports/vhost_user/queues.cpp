@@ -1,0 +1,102 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "pollux/ports/vhost_user/queues.hpp"
+
+#include <array>
+#include <cstring>
+#include <thread>
+
+#include "pollux/base/tsc.hpp"
+
+namespace pollux::vhost_user {
+namespace {
+
+/// RFC 903: a reverse ARP request from and for the address itself, to everybody; what a guest's
+/// host sends when the guest has moved.
+void push_announcement(Burst& burst, uint64_t mac, QueueCounters& counters) noexcept {
+  constexpr size_t kSize = 60;
+  Packet* packet = burst.room() == 0 ? nullptr : burst.cache().allocate();
+  if (packet == nullptr) return;
+  std::array<uint8_t, 6> address{};
+  for (size_t i = 0; i < address.size(); ++i) address[i] = static_cast<uint8_t>(mac >> (8 * i));
+  constexpr std::array<uint8_t, 10> kRarp{0x80, 0x35, 0, 1, 0x08, 0x00, 6, 4, 0, 3};
+  packet->set_head_size(kSize);
+  std::byte* frame = packet->head();
+  std::memset(frame, 0, kSize);
+  std::memset(frame, 0xff, 6);
+  std::memcpy(frame + 6, address.data(), 6);
+  std::memcpy(frame + 12, kRarp.data(), kRarp.size());
+  std::memcpy(frame + 22, address.data(), 6);
+  std::memcpy(frame + 32, address.data(), 6);
+  burst.push(packet);
+  counters.packets.add(1);
+  counters.bytes.add(kSize);
+}
+
+/// Takes what a started but disabled queue brings, and forgets it ("Ring states").
+void discard(Burst& burst, size_t from, QueueCounters& counters) noexcept {
+  size_t index = 0;
+  const size_t all = burst.size();
+  burst.retain([&](Packet&) { return index++ < from; });
+  counters.drops.add(DropReason::queue_disabled, all - from);
+}
+
+void poll(void* self, Burst& burst) noexcept {
+  auto& slot = *static_cast<RxSlot*>(self);
+  if (slot.announce.load(std::memory_order_relaxed) != 0) [[unlikely]] {
+    push_announcement(burst, slot.announce.exchange(0), slot.counters);
+  }
+  LiveRx* live = slot.live.load();
+  if (live == nullptr) return;
+  const size_t before = burst.size();
+  live->queue.poll(burst, slot.counters);
+  live->note(live->queue.ring().error());
+  if (!live->enabled) [[unlikely]]
+    discard(burst, before, slot.counters);
+}
+
+void complete(void* self) noexcept {
+  auto& slot = *static_cast<RxSlot*>(self);
+  LiveRx* live = slot.live.load();
+  if (live != nullptr && live->queue.complete()) live->notify();
+}
+
+void lock(LiveTx& live) noexcept {
+  for (unsigned spins = 0; live.locked.exchange(true, std::memory_order_acquire); ++spins) {
+    if (spins < 64) {
+      cpu_relax();
+    } else {
+      std::this_thread::yield();  // its holder may have been descheduled
+    }
+  }
+}
+
+void unlock(LiveTx& live) noexcept { live.locked.store(false, std::memory_order_release); }
+
+DropReason send(void* self, Burst& burst) noexcept {
+  auto& slot = *static_cast<TxSlot*>(self);
+  LiveTx* live = slot.live.load();
+  if (live == nullptr) return DropReason::receiver_down;
+  lock(*live);
+  live->queue.send(burst, slot.counters);
+  live->note(live->queue.ring().error());
+  unlock(*live);
+  return DropReason::receiver_ring_full;
+}
+
+void flush(void* self) noexcept {
+  auto& slot = *static_cast<TxSlot*>(self);
+  LiveTx* live = slot.live.load();
+  if (live == nullptr) return;
+  lock(*live);
+  const bool wanted = live->queue.publish();
+  unlock(*live);
+  if (wanted) live->notify();
+}
+
+}  // namespace
+
+RxQueue RxSlot::handle() noexcept { return {this, poll, complete, &counters}; }
+
+TxQueue TxSlot::handle() noexcept { return {this, send, flush, offloads, &counters}; }
+
+}  // namespace pollux::vhost_user

@@ -1,0 +1,88 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <sys/eventfd.h>
+
+#include <atomic>
+#include <memory>
+#include <utility>
+
+#include "pollux/port/queue.hpp"
+#include "pollux/ring/split_device_ring.hpp"
+#include "pollux/vhost/device.hpp"
+#include "pollux/virtio/net_device_rx.hpp"
+#include "pollux/virtio/net_device_tx.hpp"
+
+namespace pollux::vhost_user {
+
+using DeviceRing = ring::SplitDeviceRing<>;
+
+/// What both directions of a running ring have in common. Made and freed by control; between
+/// publication and quiescence the fields belong to the workers, but for `broken`.
+struct LiveRing {
+  /// Why the peer's ring is stopped: written once by a worker, read by control.
+  std::atomic<ring::RingError> broken{ring::RingError::none};
+  bool enabled = false;
+  vhost::SharedFd call;
+  vhost::SharedFd err;
+  std::shared_ptr<const PeerMemory> memory;
+  uint32_t size = 0;
+
+  void set_controls(const vhost::RingControls& controls) {
+    enabled = controls.enabled;
+    call = controls.call;
+    err = controls.err;
+  }
+
+  void note(ring::RingError error) noexcept {
+    if (error != ring::RingError::none) [[unlikely]] {
+      broken.store(error, std::memory_order_relaxed);
+    }
+  }
+
+  /// Wakes the driver. A descriptor that can take no more is one that was not read yet.
+  void notify() const noexcept {
+    if (call) (void)eventfd_write(call->get(), 1);
+  }
+};
+
+/// A running transmitq: the driver sends, the switch receives.
+struct LiveRx : LiveRing {
+  explicit LiveRx(DeviceRing ring, uint64_t features) : queue(std::move(ring), features) {}
+
+  virtio::NetDeviceRx<DeviceRing> queue;
+};
+
+/// A running receiveq: the switch sends, the driver receives. Several workers may share it.
+struct LiveTx : LiveRing {
+  explicit LiveTx(DeviceRing ring, uint64_t features) : queue(std::move(ring), features) {}
+
+  /// Held for a burst.
+  std::atomic<bool> locked{false};
+  virtio::NetDeviceTx<DeviceRing> queue;
+};
+
+/// A queue handle into the switch. It is there for as long as the port, with its counters; the
+/// ring behind it comes and goes with the peer.
+struct RxSlot {
+  std::atomic<LiveRx*> live{nullptr};
+  /// A frame that control wants the switch to see as if this peer had sent it: SEND_RARP. The
+  /// address as a number with bit 63 set; 0: none.
+  std::atomic<uint64_t> announce{0};
+  QueueCounters counters;
+
+  [[nodiscard]] RxQueue handle() noexcept;
+};
+
+/// A queue handle out of the switch. When the peer runs fewer receiveqs than the port has, several
+/// handles lead to the same one.
+struct TxSlot {
+  std::atomic<LiveTx*> live{nullptr};
+  /// kTx... bits of what the peer agreed to; see TxQueue::offloads.
+  const std::atomic<uint32_t>* offloads = nullptr;
+  QueueCounters counters;
+
+  [[nodiscard]] TxQueue handle() noexcept;
+};
+
+}  // namespace pollux::vhost_user
