@@ -92,6 +92,10 @@ class PoolCache {
   }
 
   [[nodiscard]] bool allocate_buffer(BufferIndex& out) noexcept { return buffers_.get(out); }
+  /// Up to `count` buffers (at most 256); returns how many.
+  [[nodiscard]] size_t allocate_buffers(BufferIndex* out, size_t count) noexcept {
+    return buffers_.get_bulk(out, count);
+  }
   void release_buffer(BufferIndex index) noexcept { buffers_.put(index); }
 
   /// Gives back the buffers of an owned tail and leaves the packet without tail.
