@@ -165,7 +165,8 @@ class alignas(64) Packet {
   bool owned_ = false;
   uint32_t tail_len_ = 0;
 
-  std::array<std::byte, kHeadRoom + kHeadCapacity> room_;
+  // A fresh head starts a cache line.
+  alignas(64) std::array<std::byte, kHeadRoom + kHeadCapacity> room_;
   std::array<Segment, kMaxSegments> segments_;
 };
 
