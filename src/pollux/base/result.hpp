@@ -59,6 +59,10 @@ template <typename T>
   return std::unexpected(std::move(failed.error()));
 }
 template <typename T>
+[[nodiscard]] std::unexpected<Error> forward(const Result<T>& failed) {
+  return std::unexpected(failed.error());
+}
+template <typename T>
 [[nodiscard]] std::unexpected<Error> forward(Result<T>&& failed) {
   return std::unexpected(std::move(failed.error()));
 }
