@@ -50,7 +50,9 @@ inline void put16(Bytes& bytes, size_t at, uint32_t value) {
   bytes.at(at) = static_cast<uint8_t>(value >> 8);
   bytes.at(at + 1) = static_cast<uint8_t>(value);
 }
-inline uint32_t get16(const Bytes& bytes, size_t at) { return bytes.at(at) << 8 | bytes.at(at + 1); }
+inline uint32_t get16(const Bytes& bytes, size_t at) {
+  return bytes.at(at) << 8 | bytes.at(at + 1);
+}
 
 /// Everything in a packet, head and tail.
 inline Bytes bytes_of(const Packet& packet) {
