@@ -400,17 +400,24 @@ class Frontend:
             self.tx_space.append((region.guest + start, region.size - start))
         self._tx_turn = 0
 
-    def place(self, data: bytes, region: int | None = None) -> int:
-        """Copies bytes into a region that has the room, the next in turn; the guest address.
-        The place is used again by the next call for this region."""
-        for _ in self.tx_space:
-            pick = region if region is not None else self._tx_turn % len(self.tx_space)
-            self._tx_turn += 1
-            address, room = self.tx_space[pick]
-            if room >= len(data):
-                self.memory.write(address, data)
-                return address
-        raise HarnessError(f"no region has room for {len(data)} bytes")
+    def place(self, pieces: Sequence[bytes]) -> list[int]:
+        """Copies each piece into a region that has room for it, the next one in turn; the guest
+        addresses. The same places serve the next call."""
+        taken = [0] * len(self.tx_space)
+        placed = []
+        for piece in pieces:
+            for _ in self.tx_space:
+                pick = self._tx_turn % len(self.tx_space)
+                self._tx_turn += 1
+                address, room = self.tx_space[pick]
+                if room - taken[pick] >= len(piece):
+                    break
+            else:
+                raise HarnessError(f"no region has room for {len(piece)} bytes")
+            placed.append(address + taken[pick])
+            self.memory.write(placed[-1], piece)
+            taken[pick] += -(-len(piece) // 16) * 16
+        return placed
 
     def send(self, frame: bytes, *, pair: int = 0, header: bytes = b"",
              cuts: Sequence[int] = (), indirect: bool = False, timeout: float = 5) -> None:
@@ -423,11 +430,8 @@ class Frontend:
         queue = self.queues[2 * pair + 1]
         edges = [0, *cuts, len(data)]
         pieces = [data[a:b] for a, b in zip(edges, edges[1:])]
-        if len(self.tx_space) >= len(pieces) and len(pieces) > 1:
-            placed = [(self.place(piece), len(piece), False) for piece in pieces]
-        else:  # one after the other in a single region
-            address = self.place(data)
-            placed = [(address + a, b - a, False) for a, b in zip(edges, edges[1:])]
+        placed = [(address, len(piece), False)
+                  for address, piece in zip(self.place(pieces), pieces)]
         if not queue.add(placed, None, self._tx_tables[0] if indirect else 0):
             raise HarnessError("the transmit ring is full")
         queue.publish()
