@@ -3,6 +3,7 @@
 
 #include <sys/types.h>
 
+#include <optional>
 #include <string>
 
 #include "pollux/base/fd.hpp"
@@ -17,8 +18,10 @@ class UnixListener {
   /// Makes and binds the socket, non-blocking. A socket file that nobody answers on is replaced.
   /// Errors, each with advice: kInvalidArgument (path too long or empty, something else than a
   /// socket is there), kAlreadyExists (another process listens there), kPermission, kNotFound
-  /// (the directory).
-  [[nodiscard]] static Result<UnixListener> bind(const std::string& path);
+  /// (the directory). With `mode` the socket file has no other permissions at any moment, less
+  /// the umask; without, all that the umask leaves.
+  [[nodiscard]] static Result<UnixListener> bind(const std::string& path,
+                                                 std::optional<mode_t> mode = std::nullopt);
 
   UnixListener(UnixListener&& other) noexcept;
   UnixListener& operator=(UnixListener&& other) noexcept;
