@@ -1,0 +1,351 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <algorithm>
+#include <array>
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <utility>
+
+#include "pollux/base/queue_counters.hpp"
+#include "pollux/packet/burst.hpp"
+#include "pollux/ring/split_driver_ring.hpp"
+#include "pollux/spec/virtio_net.hpp"
+#include "pollux/virtio/net_header.hpp"
+#include "pollux/virtio/net_offload.hpp"
+#include "pollux/virtio/shared_window.hpp"
+
+namespace pollux::virtio {
+
+/// The driver side of a network device's receiveq (VIRTIO 1.3, 5.1.6.3 and 5.1.6.4): posts buffers
+/// of the pool and takes the frames that the device put there.
+///
+///     |<- head room ->|<----- buffer_size ----->|       one pool buffer
+///           | header  | frame ...               |       what the device is told
+///
+/// A frame that fits into a packet's private head is copied there, and its buffer is posted again
+/// at once; of a longer one the first bytes are copied and the rest stays in the buffer as an owned
+/// tail. Whatever the device wrote is checked in private copies. `Ring` is a driver ring of either
+/// format. One thread at a time; everything is noexcept and bounded by the ring's size.
+template <typename Ring>
+class NetDriverRx {
+ public:
+  /// `features`: what was negotiated. `window`: the pool's region as the device sees it. The pool
+  /// outlives the queue, which must be stopped before it dies.
+  NetDriverRx(Ring ring, Pool& pool, const SharedWindow& window, uint64_t features)
+      : ring_(std::move(ring)),
+        pool_(&pool),
+        window_(window),
+        hdr_size_(static_cast<uint32_t>(spec::net_hdr_size(features))),
+        mergeable_((features & spec::VIRTIO_NET_F_MRG_RXBUF) != 0),
+        features_(features),
+        separate_header_((features & (spec::VIRTIO_F_VERSION_1 | spec::VIRTIO_F_ANY_LAYOUT)) == 0),
+        whole_copies_(pool.buffer_size() >= Packet::kHeadCapacity),
+        posted_(std::make_unique<BufferIndex[]>(ring_.size())) {}
+
+  [[nodiscard]] const Ring& ring() const noexcept { return ring_; }
+
+  /// Posts as many buffers as ring and pool have. True when the device wants to be notified.
+  [[nodiscard]] bool fill(PoolCache& cache) noexcept {
+    refill(cache, 1);
+    return ring_.publish();
+  }
+
+  /// Appends up to burst.room() frames, and posts fresh buffers for those taken. What is no frame
+  /// is dropped under its reason. The burst's cache is one of the queue's pool. True when the
+  /// device wants to be notified.
+  [[nodiscard]] bool poll(Burst& burst, QueueCounters& counters) noexcept {
+    if (&burst.cache().pool() != pool_) return false;
+    fetch();
+    if (begin_ != end_ || skip_ != 0) take(burst, counters);
+    refill(burst.cache(), std::min<uint32_t>(kBatch, ring_.size() / 4));
+    return ring_.publish();
+  }
+
+  /// Gives every buffer back to the pool. The device must be gone.
+  void stop(PoolCache& cache) noexcept {
+    ring_.drain([&](uint16_t id) { cache.release_buffer(posted_[id]); });
+    for (; begin_ != end_; ++begin_) cache.release_buffer(fetched_[begin_].buffer);
+    for (; spare_begin_ != spare_end_; ++spare_begin_) {
+      cache.release_buffer(spare_[spare_begin_ % kSpare]);
+    }
+  }
+
+ private:
+  static constexpr uint32_t kBatch = 32;
+  static constexpr size_t kFetch = 64;     // more than the buffers of any frame that fits a packet
+  static constexpr uint32_t kSpare = 128;  // a power of two
+  static constexpr uint32_t kMinFrame = 14;
+
+  /// A buffer that the device returned and that was not looked at yet.
+  struct Fetched {
+    BufferIndex buffer;
+    uint32_t len;  // header included in a frame's first buffer
+  };
+
+  [[nodiscard]] std::byte* start(BufferIndex buffer) const noexcept {
+    return pool_->buffer_data(buffer) - hdr_size_;
+  }
+
+  /// Stage 1: used entries into buffers, whose first lines are then on their way.
+  void fetch() noexcept {
+    if (begin_ != 0) {
+      std::copy(fetched_.begin() + begin_, fetched_.begin() + end_, fetched_.begin());
+      end_ -= begin_;
+      begin_ = 0;
+    }
+    std::array<ring::UsedChain, kFetch> used;
+    const size_t count = ring_.poll_used(used.data(), kFetch - end_);
+    for (size_t i = 0; i < count; ++i) {
+      const BufferIndex buffer = posted_[used[i].id];
+      fetched_[end_++] = {buffer, used[i].len};
+      const std::byte* at = pool_->buffer_data(buffer);
+      ring_.access().prefetch_read(at - hdr_size_);
+      ring_.access().prefetch_read(at);
+    }
+  }
+
+  /// Stage 2: buffers into packets.
+  void take(Burst& burst, QueueCounters& counters) noexcept {
+    std::array<Packet*, Burst::kCapacity> packets;
+    const size_t got =
+        burst.cache().allocate(packets.data(), std::min(burst.room(), size_t{end_ - begin_}));
+    size_t taken = 0;
+    uint64_t count = 0;
+    uint64_t bytes = 0;
+    while (skip(burst.cache()) && taken < got) {
+      spec::virtio_net_hdr hdr{};
+      const uint32_t buffers = frame_buffers(hdr, counters);
+      if (buffers == 0) break;
+      if (buffers > kFetch) continue;  // all of it is skipped
+      Packet& packet = *packets[taken];
+      DropReason reason{};
+      if (accept(packet, hdr, buffers, burst.cache(), reason)) [[likely]] {
+        burst.push(&packet);
+        ++taken;
+        ++count;
+        bytes += packet.size();
+      } else {
+        counters.drops.add(reason);
+        burst.cache().release_tail(packet);
+        packet.reset();
+      }
+    }
+    for (; taken < got; ++taken) burst.cache().release(packets[taken]);
+    counters.packets.add(count);
+    counters.bytes.add(bytes);
+  }
+
+  /// Drops the rest of a frame that no packet can hold. False when nothing is left after that.
+  bool skip(PoolCache& cache) noexcept {
+    for (; skip_ != 0 && begin_ != end_; --skip_) keep(fetched_[begin_++].buffer, cache);
+    return begin_ != end_;
+  }
+
+  /// Reads the next frame's header, and tells over how many buffers it is spread; 0 when they are
+  /// not all there yet, or when the ring was broken.
+  uint32_t frame_buffers(spec::virtio_net_hdr& hdr, QueueCounters& counters) noexcept {
+    ring_.access().copy_in(&hdr, start(fetched_[begin_].buffer), hdr_size_);
+    if (!mergeable_) return 1;
+    const uint32_t buffers = hdr.num_buffers;
+    if (buffers == 1) [[likely]]
+      return 1;
+    if (buffers == 0 || buffers > ring_.size()) {
+      ring_.fail(ring::RingError::num_buffers);
+      return 0;
+    }
+    if (buffers > kFetch) {
+      counters.drops.add(DropReason::too_long);
+      skip_ = buffers;
+      return buffers;
+    }
+    if (buffers > end_ - begin_) fetch();
+    return buffers <= end_ - begin_ ? buffers : 0;
+  }
+
+  /// Makes a packet of the next `buffers` buffers, which are taken in any case.
+  bool accept(Packet& packet, const spec::virtio_net_hdr& hdr, uint32_t buffers, PoolCache& cache,
+              DropReason& reason) noexcept {
+    const size_t first = begin_;
+    begin_ += buffers;
+    uint64_t total = 0;
+    for (size_t i = first; i < begin_; ++i) total += fetched_[i].len;
+    if (!fits(fetched_[first].len, total, reason)) {
+      for (size_t i = first; i < begin_; ++i) keep(fetched_[i].buffer, cache);
+      return false;
+    }
+    const auto size = static_cast<uint32_t>(total - hdr_size_);
+    if (buffers == 1) [[likely]] {
+      take_single(packet, fetched_[first].buffer, size, cache);
+    } else if (!take_merged(packet, first, size, cache)) {
+      reason = DropReason::too_long;
+      return false;
+    }
+    return set_offloads(packet, hdr, reason);
+  }
+
+  bool fits(uint32_t first_len, uint64_t total, DropReason& reason) const noexcept {
+    if (first_len < hdr_size_) {
+      reason = DropReason::bad_net_header;
+    } else if (total - hdr_size_ < kMinFrame) {
+      reason = DropReason::runt;
+    } else if (total - hdr_size_ > Packet::kMaxLength) {
+      reason = DropReason::too_long;
+    } else {
+      return true;
+    }
+    return false;
+  }
+
+  void take_single(Packet& packet, BufferIndex buffer, uint32_t size, PoolCache& cache) noexcept {
+    std::byte* frame = pool_->buffer_data(buffer);
+    if (size <= Packet::kHeadCapacity) {
+      copy_head(packet.head(), frame, size);
+      packet.set_head_size(size);
+      keep(buffer, cache);
+      return;
+    }
+    ring_.access().copy_in(packet.head(), frame, Packet::kHeadCopy);
+    packet.set_head_size(Packet::kHeadCopy);
+    const auto head = static_cast<uint32_t>(Packet::kHeadCopy);
+    packet.append({frame + head, size - head, buffer});
+  }
+
+  /// A copy of a length that the compiler knows costs a fraction of one that it does not; what it
+  /// takes beyond the frame is the buffer's own and is never looked at.
+  void copy_head(std::byte* to, const std::byte* frame, uint32_t size) noexcept {
+    const auto& access = ring_.access();
+    if (!whole_copies_) {
+      access.copy_in(to, frame, size);
+    } else if (size <= 64) {
+      access.copy_in(to, frame, 64);
+    } else if (size <= 128) {
+      access.copy_in(to, frame, 128);
+    } else {
+      access.copy_in(to, frame, Packet::kHeadCapacity);
+    }
+  }
+
+  /// A frame spread over several buffers: the head is collected from as many as it takes. False
+  /// when there are more pieces than a packet has segments.
+  bool take_merged(Packet& packet, size_t first, uint32_t size, PoolCache& cache) noexcept {
+    const auto head =
+        static_cast<uint32_t>(size <= Packet::kHeadCapacity ? size : Packet::kHeadCopy);
+    uint32_t done = 0;
+    bool whole = true;
+    for (size_t i = first; i < begin_; ++i) {
+      const auto [buffer, len] = fetched_[i];
+      std::byte* data = start(buffer) + (i == first ? hdr_size_ : 0);
+      const uint32_t bytes = len - (i == first ? hdr_size_ : 0);
+      const uint32_t to_head = std::min(bytes, head - done);
+      ring_.access().copy_in(packet.head() + done, data, to_head);
+      done += to_head;
+      whole = whole && (bytes == to_head || !packet.segments_full());
+      if (bytes == to_head || !whole) {
+        keep(buffer, cache);
+      } else {
+        packet.append({data + to_head, bytes - to_head, buffer});
+      }
+    }
+    packet.set_head_size(head);
+    return whole;
+  }
+
+  bool set_offloads(Packet& packet, const spec::virtio_net_hdr& hdr, DropReason& reason) noexcept {
+    if ((hdr.flags | hdr.gso_type) == 0) [[likely]]
+      return true;
+    if (is_plain(hdr)) {
+      // 5.1.6.4: the device's word, which only means something when it was asked for.
+      packet.meta.csum_valid = (features_ & spec::VIRTIO_NET_F_GUEST_CSUM) != 0 &&
+                               (hdr.flags & spec::VIRTIO_NET_HDR_F_DATA_VALID) != 0;
+      return true;
+    }
+    if (agreed_to(hdr) && apply_offload(packet, hdr)) return true;
+    reason = DropReason::bad_net_header;
+    return false;
+  }
+
+  /// Whether the driver negotiated what the header asks of it (5.1.6.4).
+  bool agreed_to(const spec::virtio_net_hdr& hdr) const noexcept {
+    switch (hdr.gso_type & ~spec::VIRTIO_NET_HDR_GSO_ECN) {
+      case spec::VIRTIO_NET_HDR_GSO_NONE:
+        return (features_ & spec::VIRTIO_NET_F_GUEST_CSUM) != 0;
+      case spec::VIRTIO_NET_HDR_GSO_TCPV4:
+        return (features_ & spec::VIRTIO_NET_F_GUEST_TSO4) != 0;
+      case spec::VIRTIO_NET_HDR_GSO_TCPV6:
+        return (features_ & spec::VIRTIO_NET_F_GUEST_TSO6) != 0;
+      default:
+        return false;
+    }
+  }
+
+  /// Keeps a buffer for posting it again. First in, first out: when the device returns buffers in
+  /// order, each goes back to the descriptor that it came from.
+  void keep(BufferIndex buffer, PoolCache& cache) noexcept {
+    if (spare_end_ - spare_begin_ == kSpare) {
+      cache.release_buffer(buffer);
+    } else {
+      spare_[spare_end_++ % kSpare] = buffer;
+    }
+  }
+
+  /// Stage 3: posts buffers, if there is room for at least `least`.
+  void refill(PoolCache& cache, uint32_t least) noexcept {
+    const uint32_t each = separate_header_ ? 2 : 1;
+    uint32_t room = ring_.free_descriptors() / each;
+    if (room < least) return;
+    while (room != 0 && !ring_.broken()) {
+      std::array<BufferIndex, kBatch> buffers;
+      const uint32_t count = get_buffers(buffers.data(), std::min(room, kBatch), cache);
+      post(buffers.data(), count);
+      room -= count;
+      if (count < kBatch) return;
+    }
+  }
+
+  uint32_t get_buffers(BufferIndex* out, uint32_t count, PoolCache& cache) noexcept {
+    uint32_t n = 0;
+    while (n < count && spare_begin_ != spare_end_) out[n++] = spare_[spare_begin_++ % kSpare];
+    if (n < count) n += static_cast<uint32_t>(cache.allocate_buffers(out + n, count - n));
+    return n;
+  }
+
+  void post(const BufferIndex* buffers, uint32_t count) noexcept {
+    const uint32_t size = pool_->buffer_size();
+    if (separate_header_) return post_separately(buffers, count);
+    ring_.add_writable(count, [&](size_t i, uint16_t id) {
+      posted_[id] = buffers[i];
+      return ring::DriverBuffer{window_.device_addr(start(buffers[i])), hdr_size_ + size};
+    });
+  }
+
+  /// 5.1.6.3.2: legacy devices want the header in a descriptor of its own.
+  void post_separately(const BufferIndex* buffers, uint32_t count) noexcept {
+    for (uint32_t i = 0; i < count; ++i) {
+      const uint64_t addr = window_.device_addr(start(buffers[i]));
+      const std::array in{ring::DriverBuffer{addr, hdr_size_},
+                          ring::DriverBuffer{addr + hdr_size_, pool_->buffer_size()}};
+      posted_[ring_.add({}, in)] = buffers[i];
+    }
+  }
+
+  Ring ring_;
+  Pool* pool_;
+  SharedWindow window_;
+  uint32_t hdr_size_;
+  bool mergeable_;
+  uint64_t features_;
+  bool separate_header_;
+  bool whole_copies_;  // a buffer holds at least what copy_head may read
+  uint32_t skip_ = 0;  // buffers still to be dropped of a frame that is too long
+  size_t begin_ = 0;   // fetched_[begin_, end_)
+  size_t end_ = 0;
+  uint32_t spare_begin_ = 0;  // free-running
+  uint32_t spare_end_ = 0;
+  std::unique_ptr<BufferIndex[]> posted_;  // by chain id
+  std::array<Fetched, kFetch> fetched_;
+  std::array<BufferIndex, kSpare> spare_;
+};
+
+}  // namespace pollux::virtio
