@@ -40,13 +40,15 @@ class BackendConnection {
   /// Handles what has arrived, without waiting for the loop to say so. May call `closed`.
   void poll();
 
+  /// Ends the connection now and calls `closed` with `error`.
+  void close(const Error& error);
+
  private:
   BackendConnection(EventLoop& loop, UniqueFd socket, BackendDevice& device, Log log,
                     Closed closed);
   void on_ready(uint32_t events);
   [[nodiscard]] Status drain();
   [[nodiscard]] Status watch();
-  void close(const Error& error);
 
   EventLoop& loop_;
   UniqueFd socket_;

@@ -2,9 +2,9 @@
 #pragma once
 
 #include <cstdint>
-#include <functional>
 #include <memory>
 #include <optional>
+#include <string>
 #include <vector>
 
 #include "pollux/base/log.hpp"
@@ -49,12 +49,16 @@ class BackendSession {
 
  private:
   using Reply = std::optional<Message>;
+  struct VringFd {
+    uint16_t index;
+    SharedFd fd;
+  };
   using Handler = Result<Reply> (BackendSession::*)(Message&);
-  struct HandlerRow;
 
   [[nodiscard]] static Handler find_handler(uint32_t request);
-  [[nodiscard]] Result<Reply> dispatch(Message& message);
-  [[nodiscard]] Result<Reply> refuse(const Message& message, const Error& error);
+  [[nodiscard]] Result<Reply> dispatch(const RequestRule* rule, Message& message);
+  [[nodiscard]] Result<Reply> refuse(const RequestRule* rule, const Message& message,
+                                     const Error& error);
 
   Result<Reply> get_features(Message& message);
   Result<Reply> set_features(Message& message);
@@ -81,20 +85,34 @@ class BackendSession {
   Result<Reply> set_status(Message& message);
   Result<Reply> get_status(Message& message);
 
-  [[nodiscard]] Result<uint16_t> check_index(uint32_t index) const;
+  // Each of the following validates; nothing is changed when it fails.
+  [[nodiscard]] Result<uint16_t> check_index(uint64_t index) const;
+  [[nodiscard]] Result<VringFd> check_vring_fd(Message& message, int access) const;
+  [[nodiscard]] Status check_features(uint64_t features) const;
+  [[nodiscard]] Result<MemorySlot> check_slot(const spec::VhostUserMemoryRegion& region,
+                                              UniqueFd fd) const;
+  [[nodiscard]] Result<RingStart> prepare_start(uint16_t index) const;
+  [[nodiscard]] Result<ring::SplitLayout> translate(const VringState& vring) const;
+
+  // Each of the following applies; a failure of the device to stop a ring breaks the session.
+  [[nodiscard]] Status stop(uint16_t index);
+  [[nodiscard]] Status stop_all(const std::string& because);
+  void try_start(uint16_t index);
+  void try_start_all();
   [[nodiscard]] Status replace_memory(std::shared_ptr<const PeerMemory> memory,
                                       std::vector<MemorySlot> slots);
-  [[nodiscard]] Result<RingStart> prepare_start(uint16_t index) const;
-  void try_start(uint16_t index);
-  [[nodiscard]] Status stop(uint16_t index);
-  [[nodiscard]] Status with_rings_stopped(const std::function<void()>& change);
   void update_controls(uint16_t index);
+  void set_enabled(uint16_t index, bool enabled);
+
+  [[nodiscard]] uint64_t virtio_features() const;
+  [[nodiscard]] bool negotiated(uint64_t protocol_feature) const;
 
   BackendDevice& device_;
   Log log_;
   DeviceOffer offer_;
   SessionState state_;
   std::shared_ptr<const PeerMemory> memory_;
+  bool broken_ = false;  // a ring could not be stopped: nothing can be promised any more
 };
 
 }  // namespace pollux::vhost

@@ -118,7 +118,6 @@ class Frontend {
   [[nodiscard]] Status send_acknowledged(Message message);
   [[nodiscard]] Result<uint64_t> ask_u64(uint32_t request);
   [[nodiscard]] Status send_vring_fd(uint32_t request, uint16_t index, int fd);
-  [[nodiscard]] Status wait(short events, Nanos deadline) const;
 
   UniqueFd socket_;
   FrontendOptions options_;

@@ -62,6 +62,7 @@ class BackendEndpoint {
 
  private:
   BackendEndpoint(EventLoop& loop, std::string path, Mode mode, BackendDevice& device, Log log);
+  [[nodiscard]] Status watch_listener();
   void on_incoming();
   void attach(UniqueFd socket);
   void on_closed(const Error& error);

@@ -24,6 +24,14 @@ struct RequestRule {
   bool has_reply = false;          ///< answered with a payload of its own, need_reply or not
   uint64_t features = 0;           ///< all of these must be negotiated (virtio bits)
   uint64_t protocol_features = 0;  ///< all of these must be negotiated (protocol bits)
+  bool offer_suffices = false;     ///< of protocol_features: being offered is enough
+};
+
+/// What both ends agreed on so far.
+struct Negotiated {
+  uint64_t features = 0;
+  uint64_t protocol_features = 0;
+  uint64_t offered_protocol_features = 0;
 };
 
 [[nodiscard]] std::span<const RequestRule> request_rules();
@@ -37,7 +45,7 @@ struct RequestRule {
 /// Checks everything of a request that its rule speaks of: payload size, number of descriptors
 /// and whether what it belongs to was negotiated. kProtocol or kUnsupported with one sentence.
 [[nodiscard]] Status check_request(const RequestRule& rule, const Message& message,
-                                   uint64_t features, uint64_t protocol_features);
+                                   const Negotiated& negotiated);
 
 /// Names of the protocol features in `bits`, for people: "MQ", "REPLY_ACK"; unknown ones "bit 40".
 [[nodiscard]] std::vector<std::string> protocol_feature_names(uint64_t bits);

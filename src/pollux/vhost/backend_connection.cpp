@@ -1,0 +1,81 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "pollux/vhost/backend_connection.hpp"
+
+#include <sys/epoll.h>
+
+#include <utility>
+
+namespace pollux::vhost {
+namespace {
+
+// A front end that sends without end must leave the loop to the others now and then.
+constexpr int kMessagesATurn = 64;
+
+}  // namespace
+
+Result<std::unique_ptr<BackendConnection>> BackendConnection::create(EventLoop& loop,
+                                                                     UniqueFd socket,
+                                                                     BackendDevice& device, Log log,
+                                                                     Closed closed) {
+  std::unique_ptr<BackendConnection> connection(
+      new BackendConnection(loop, std::move(socket), device, std::move(log), std::move(closed)));
+  if (auto ok = connection->watch(); !ok) return forward(ok);
+  return connection;
+}
+
+BackendConnection::BackendConnection(EventLoop& loop, UniqueFd socket, BackendDevice& device,
+                                     Log log, Closed closed)
+    : loop_(loop),
+      socket_(std::move(socket)),
+      peer_(peer_credentials(socket_.get())),
+      log_(std::move(log)),
+      closed_(std::move(closed)),
+      session_(device, log_) {}
+
+BackendConnection::~BackendConnection() = default;
+
+void BackendConnection::poll() { on_ready(EPOLLIN); }
+
+void BackendConnection::on_ready(uint32_t /*events*/) {
+  if (!socket_) return;
+  Status ok = writer_.flush(socket_.get());
+  if (ok && !writer_.pending()) ok = drain();
+  if (ok) ok = watch();
+  if (!ok) close(ok.error());  // last: whoever is told may destroy this
+}
+
+Status BackendConnection::drain() {
+  for (int i = 0; i < kMessagesATurn && !writer_.pending(); ++i) {
+    auto message = reader_.read(socket_.get());
+    if (!message) return forward(message);
+    if (!message->has_value()) return {};
+    auto reply = session_.handle(std::move(**message));
+    if (!reply) return forward(reply);
+    if (!reply->has_value()) continue;
+    if (auto ok = writer_.send(socket_.get(), std::move(**reply)); !ok) return forward(ok);
+  }
+  return {};
+}
+
+/// Either reads requests or waits to write replies: what a front end does not read does not pile
+/// up here.
+Status BackendConnection::watch() {
+  const uint32_t wanted = writer_.pending() ? EPOLLOUT : EPOLLIN;
+  if (wanted == watched_) return {};
+  watch_.reset();
+  auto watch = loop_.watch_fd(socket_.get(), wanted, [this](uint32_t events) { on_ready(events); });
+  if (!watch) return forward(watch);
+  watch_ = std::move(*watch);
+  watched_ = wanted;
+  return {};
+}
+
+void BackendConnection::close(const Error& error) {
+  session_.end();
+  watch_.reset();
+  socket_.reset();
+  const Closed closed = std::exchange(closed_, nullptr);
+  if (closed) closed(error);
+}
+
+}  // namespace pollux::vhost

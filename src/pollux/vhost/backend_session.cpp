@@ -1,0 +1,236 @@
+// SPDX-License-Identifier: Apache-2.0
+// The session's frame: which handler takes a request, what becomes of a refusal, negotiation.
+// Memory is in session_memory.cpp, rings are in session_rings.cpp.
+#include "pollux/vhost/backend_session.hpp"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <array>
+#include <utility>
+
+namespace pollux::vhost {
+
+using spec::VHOST_USER_F_PROTOCOL_FEATURES;
+
+BackendSession::BackendSession(BackendDevice& device, Log log)
+    : device_(device), log_(std::move(log)), offer_(device.offer()) {
+  offer_.features |= VHOST_USER_F_PROTOCOL_FEATURES;
+  offer_.protocol_features &= kProtocolFeatures;
+  offer_.vrings = static_cast<uint16_t>(std::min<uint32_t>(offer_.vrings, spec::kMaxVrings));
+  offer_.mem_slots = std::min(offer_.mem_slots, spec::kMaxMemSlots);
+  state_.vrings.resize(offer_.vrings);
+}
+
+BackendSession::~BackendSession() { end(); }
+
+void BackendSession::end() noexcept {
+  for (uint16_t i = 0; i < state_.vrings.size(); ++i) {
+    if (auto ok = stop(i); !ok) log_.error(ok.error().what);
+  }
+  if (std::exchange(state_.features_known, false)) device_.features_changed(0);
+  const SessionState last = std::exchange(state_, SessionState());
+  state_.messages = last.messages;
+  state_.last_problem = last.last_problem;
+  state_.vrings.resize(offer_.vrings);
+  memory_.reset();
+}
+
+BackendSession::Handler BackendSession::find_handler(uint32_t request) {
+  struct Row {
+    uint32_t request;
+    Handler handler;
+  };
+  using S = BackendSession;
+  static constexpr std::array kHandlers{
+      Row{spec::VHOST_USER_GET_FEATURES, &S::get_features},
+      Row{spec::VHOST_USER_SET_FEATURES, &S::set_features},
+      Row{spec::VHOST_USER_GET_PROTOCOL_FEATURES, &S::get_protocol_features},
+      Row{spec::VHOST_USER_SET_PROTOCOL_FEATURES, &S::set_protocol_features},
+      Row{spec::VHOST_USER_SET_OWNER, &S::set_owner},
+      Row{spec::VHOST_USER_RESET_OWNER, &S::reset_owner},
+      Row{spec::VHOST_USER_GET_QUEUE_NUM, &S::get_queue_num},
+      Row{spec::VHOST_USER_GET_MAX_MEM_SLOTS, &S::get_max_mem_slots},
+      Row{spec::VHOST_USER_SET_MEM_TABLE, &S::set_mem_table},
+      Row{spec::VHOST_USER_ADD_MEM_REG, &S::add_mem_reg},
+      Row{spec::VHOST_USER_REM_MEM_REG, &S::rem_mem_reg},
+      Row{spec::VHOST_USER_SET_VRING_NUM, &S::set_vring_num},
+      Row{spec::VHOST_USER_SET_VRING_ADDR, &S::set_vring_addr},
+      Row{spec::VHOST_USER_SET_VRING_BASE, &S::set_vring_base},
+      Row{spec::VHOST_USER_GET_VRING_BASE, &S::get_vring_base},
+      Row{spec::VHOST_USER_SET_VRING_KICK, &S::set_vring_kick},
+      Row{spec::VHOST_USER_SET_VRING_CALL, &S::set_vring_call},
+      Row{spec::VHOST_USER_SET_VRING_ERR, &S::set_vring_err},
+      Row{spec::VHOST_USER_SET_VRING_ENABLE, &S::set_vring_enable},
+      Row{spec::VHOST_USER_SEND_RARP, &S::send_rarp},
+      Row{spec::VHOST_USER_NET_SET_MTU, &S::net_set_mtu},
+      Row{spec::VHOST_USER_GET_CONFIG, &S::get_config},
+      Row{spec::VHOST_USER_SET_STATUS, &S::set_status},
+      Row{spec::VHOST_USER_GET_STATUS, &S::get_status},
+  };
+  for (const Row& row : kHandlers) {
+    if (row.request == request) return row.handler;
+  }
+  return nullptr;
+}
+
+Result<BackendSession::Reply> BackendSession::handle(Message message) {
+  ++state_.messages;
+  const RequestRule* rule = find_rule(message.request);
+  auto reply = dispatch(rule, message);
+  if (!reply) return refuse(rule, message, reply.error());
+  if (!reply->has_value() && message.needs_reply() &&
+      negotiated(spec::VHOST_USER_PROTOCOL_F_REPLY_ACK)) {
+    *reply = make_reply(message.request, uint64_t{0});
+  }
+  return reply;
+}
+
+Result<BackendSession::Reply> BackendSession::dispatch(const RequestRule* rule, Message& message) {
+  if (rule == nullptr) {
+    return fail(ErrorCode::kUnsupported, "the vhost-user protocol has no such request");
+  }
+  if (auto ok = check_request(
+          *rule, message,
+          Negotiated{state_.features, state_.protocol_features, offer_.protocol_features});
+      !ok) {
+    return forward(ok);
+  }
+  const Handler handler = find_handler(message.request);
+  if (handler == nullptr) {
+    return fail(ErrorCode::kUnsupported, "it is legal, but not offered here");
+  }
+  return (this->*handler)(message);
+}
+
+/// A front end that asked for an answer gets one and may go on. One that did not would take silence
+/// for success, and the text gives no other way of telling it than to hang up.
+Result<BackendSession::Reply> BackendSession::refuse(const RequestRule* rule,
+                                                     const Message& message, const Error& error) {
+  const std::string what = fmt::format("{}: {}", request_name(message.request), error.what);
+  state_.last_problem = what;
+  const bool own_reply = rule != nullptr && rule->has_reply;
+  if (broken_ || own_reply || message.is_reply() || !message.needs_reply() ||
+      !negotiated(spec::VHOST_USER_PROTOCOL_F_REPLY_ACK)) {
+    return std::unexpected(Error{error.code, error.sys_errno, what});
+  }
+  log_.warn(fmt::format("refused {}", what));
+  return make_reply(message.request, uint64_t{1});
+}
+
+bool BackendSession::negotiated(uint64_t protocol_feature) const {
+  return (state_.protocol_features & protocol_feature) != 0;
+}
+
+uint64_t BackendSession::virtio_features() const {
+  return state_.features & ~VHOST_USER_F_PROTOCOL_FEATURES;
+}
+
+Result<BackendSession::Reply> BackendSession::get_features(Message& message) {
+  return make_reply(message.request, offer_.features);
+}
+
+Status BackendSession::check_features(uint64_t features) const {
+  if (const uint64_t unknown = features & ~offer_.features; unknown != 0) {
+    return fail(ErrorCode::kProtocol, fmt::format("feature bits {:#x} were not offered", unknown));
+  }
+  return {};
+}
+
+Result<BackendSession::Reply> BackendSession::set_features(Message& message) {
+  const uint64_t features = *message.get<uint64_t>();
+  if (auto ok = check_features(features); !ok) return forward(ok);
+  // QEMU repeats it for each queue pair while others run: only a change disturbs them.
+  if (!state_.features_known || features != state_.features) {
+    if (auto ok = stop_all("the features change"); !ok) return forward(ok);
+    state_.features_known = true;
+    state_.features = features;
+    device_.features_changed(virtio_features());
+    try_start_all();
+  }
+  if ((features & VHOST_USER_F_PROTOCOL_FEATURES) == 0) {  // "Ring states"
+    for (uint16_t i = 0; i < state_.vrings.size(); ++i) set_enabled(i, true);
+  }
+  return Reply();
+}
+
+Result<BackendSession::Reply> BackendSession::get_protocol_features(Message& message) {
+  return make_reply(message.request, offer_.protocol_features);
+}
+
+Result<BackendSession::Reply> BackendSession::set_protocol_features(Message& message) {
+  const uint64_t features = *message.get<uint64_t>();
+  if (const uint64_t unknown = features & ~offer_.protocol_features; unknown != 0) {
+    return fail(ErrorCode::kProtocol, fmt::format("protocol feature {} was not offered",
+                                                  protocol_feature_names(unknown).front()));
+  }
+  state_.protocol_features = features;
+  return Reply();
+}
+
+Result<BackendSession::Reply> BackendSession::set_owner(Message& /*message*/) {
+  state_.owned = true;
+  return Reply();
+}
+
+/// Deprecated; the text recommends no more than this.
+Result<BackendSession::Reply> BackendSession::reset_owner(Message& /*message*/) {
+  for (uint16_t i = 0; i < state_.vrings.size(); ++i) set_enabled(i, false);
+  return Reply();
+}
+
+Result<BackendSession::Reply> BackendSession::get_queue_num(Message& message) {
+  return make_reply(message.request, offer_.queue_num);
+}
+
+Result<BackendSession::Reply> BackendSession::send_rarp(Message& message) {
+  device_.send_rarp(*message.get<std::array<uint8_t, 6>>());
+  return Reply();
+}
+
+Result<BackendSession::Reply> BackendSession::net_set_mtu(Message& message) {
+  const uint64_t mtu = *message.get<uint64_t>();
+  if (auto ok = device_.set_mtu(mtu); !ok) return forward(ok);
+  state_.mtu = mtu;
+  return Reply();
+}
+
+Result<BackendSession::Reply> BackendSession::get_config(Message& message) {
+  const auto head = *message.get<spec::VhostUserConfig>();
+  const auto config = device_.config();
+  const bool fits = head.size == message.payload.size() - sizeof(head) &&
+                    head.offset <= config.size() && head.size <= config.size() - head.offset;
+  Message reply = make_request(message.request);
+  reply.flags |= spec::VHOST_USER_REPLY_MASK;
+  if (!fits) {  // an empty payload is this message's way of refusing
+    state_.last_problem = fmt::format("GET_CONFIG: {} bytes at {} are not in the {} bytes here",
+                                      head.size, head.offset, config.size());
+    return reply;
+  }
+  reply.put(head);
+  const auto part = config.subspan(head.offset, head.size);
+  reply.payload.insert(reply.payload.end(), part.begin(), part.end());
+  return reply;
+}
+
+Result<BackendSession::Reply> BackendSession::set_status(Message& message) {
+  const uint64_t status = *message.get<uint64_t>();
+  if (status > 0xff) {
+    return fail(ErrorCode::kProtocol, fmt::format("{:#x} is not a device status", status));
+  }
+  if (status == 0) {  // VIRTIO 1.3, 2.1: a reset
+    if (auto ok = stop_all("the front end reset the device"); !ok) return forward(ok);
+    for (VringState& vring : state_.vrings) {
+      vring.kick_known = false;
+      vring.controls.kick.reset();
+    }
+  }
+  state_.status = static_cast<uint8_t>(status);
+  return Reply();
+}
+
+Result<BackendSession::Reply> BackendSession::get_status(Message& message) {
+  return make_reply(message.request, uint64_t{state_.status});
+}
+
+}  // namespace pollux::vhost

@@ -1,0 +1,135 @@
+// SPDX-License-Identifier: Apache-2.0
+// A session's memory: what the front end shares is mapped and checked whole, then put in the place
+// of what was there, with all rings at rest in between.
+#include <fcntl.h>
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <utility>
+
+#include "pollux/vhost/backend_session.hpp"
+
+namespace pollux::vhost {
+namespace {
+
+/// Maps a region. The state keeps its own descriptor, to map it again after a hand-over.
+Result<PeerRegion> map_region(const MemorySlot& slot) {
+  UniqueFd fd(fcntl(slot.fd->get(), F_DUPFD_CLOEXEC, 0));
+  if (!fd) return fail_errno(errno, "can not keep a descriptor of the peer's memory");
+  const spec::VhostUserMemoryRegion& r = slot.region;
+  auto mapping = PeerMapping::map(std::move(fd), r.mmap_offset, r.memory_size);
+  if (!mapping) return forward(mapping);
+  return PeerRegion{GuestAddr{r.guest_phys_addr}, UserAddr{r.userspace_addr}, r.memory_size,
+                    (*mapping)->data(), *mapping};
+}
+
+bool same_place(const spec::VhostUserMemoryRegion& a, const spec::VhostUserMemoryRegion& b) {
+  return a.guest_phys_addr == b.guest_phys_addr && a.userspace_addr == b.userspace_addr &&
+         a.memory_size == b.memory_size;
+}
+
+std::vector<PeerRegion> regions_of(const std::shared_ptr<const PeerMemory>& memory) {
+  if (!memory) return {};
+  const auto regions = memory->regions();
+  return {regions.begin(), regions.end()};
+}
+
+}  // namespace
+
+Result<MemorySlot> BackendSession::check_slot(const spec::VhostUserMemoryRegion& region,
+                                              UniqueFd fd) const {
+  const uint64_t end = region.mmap_offset + region.memory_size;
+  if (end < region.mmap_offset || end > static_cast<uint64_t>(INT64_MAX)) {
+    return fail(ErrorCode::kProtocol,
+                fmt::format("the region of {:#x} bytes at file offset {:#x} wraps around",
+                            region.memory_size, region.mmap_offset));
+  }
+  return MemorySlot{region, std::make_shared<const UniqueFd>(std::move(fd))};
+}
+
+Result<BackendSession::Reply> BackendSession::set_mem_table(Message& message) {
+  constexpr size_t kHead = offsetof(spec::VhostUserMemory, regions);
+  const uint32_t count = *message.get<uint32_t>();
+  if (count > spec::VHOST_USER_MAX_RAM_REGIONS || count > offer_.mem_slots) {
+    return fail(ErrorCode::kProtocol, fmt::format("{} regions are more than it can hold", count));
+  }
+  const size_t exact = kHead + count * sizeof(spec::VhostUserMemoryRegion);
+  if (message.payload.size() != exact && message.payload.size() != sizeof(spec::VhostUserMemory)) {
+    return fail(ErrorCode::kProtocol, fmt::format("{} bytes of payload do not hold {} regions",
+                                                  message.payload.size(), count));
+  }
+  if (message.fds.size() != count) {
+    return fail(ErrorCode::kProtocol,
+                fmt::format("{} descriptors came for {} regions", message.fds.size(), count));
+  }
+  std::vector<MemorySlot> slots;
+  std::vector<PeerRegion> regions;
+  for (uint32_t i = 0; i < count; ++i) {
+    const size_t at = kHead + i * sizeof(spec::VhostUserMemoryRegion);
+    auto slot =
+        check_slot(*message.get<spec::VhostUserMemoryRegion>(at), std::move(message.fds[i]));
+    if (!slot) return forward(slot);
+    auto region = map_region(*slot);
+    if (!region) return forward(region);
+    slots.push_back(std::move(*slot));
+    regions.push_back(std::move(*region));
+  }
+  auto memory = PeerMemory::create(std::move(regions));
+  if (!memory) return forward(memory);
+  if (auto ok = replace_memory(std::move(*memory), std::move(slots)); !ok) return forward(ok);
+  return Reply();
+}
+
+Result<BackendSession::Reply> BackendSession::add_mem_reg(Message& message) {
+  if (state_.slots.size() >= offer_.mem_slots) {
+    return fail(ErrorCode::kResource,
+                fmt::format("all {} memory slots are in use", offer_.mem_slots));
+  }
+  auto slot =
+      check_slot(message.get<spec::VhostUserMemRegMsg>()->region, std::move(message.fds.front()));
+  if (!slot) return forward(slot);
+  auto region = map_region(*slot);
+  if (!region) return forward(region);
+  std::vector<PeerRegion> regions = regions_of(memory_);
+  regions.push_back(std::move(*region));
+  auto memory = PeerMemory::create(std::move(regions));
+  if (!memory) return forward(memory);
+  std::vector<MemorySlot> slots = state_.slots;
+  slots.push_back(std::move(*slot));
+  if (auto ok = replace_memory(std::move(*memory), std::move(slots)); !ok) return forward(ok);
+  return Reply();
+}
+
+Result<BackendSession::Reply> BackendSession::rem_mem_reg(Message& message) {
+  const auto wanted = message.get<spec::VhostUserMemRegMsg>()->region;
+  std::vector<MemorySlot> slots = state_.slots;
+  if (std::erase_if(slots, [&](const MemorySlot& s) { return same_place(s.region, wanted); }) ==
+      0) {
+    return fail(ErrorCode::kProtocol,
+                fmt::format("no region of {:#x} bytes at guest address {:#x} was shared",
+                            wanted.memory_size, wanted.guest_phys_addr));
+  }
+  std::vector<PeerRegion> regions = regions_of(memory_);
+  std::erase_if(regions,
+                [&](const PeerRegion& r) { return r.guest.value == wanted.guest_phys_addr; });
+  auto memory = PeerMemory::create(std::move(regions));
+  if (!memory) return forward(memory);
+  if (auto ok = replace_memory(std::move(*memory), std::move(slots)); !ok) return forward(ok);
+  return Reply();
+}
+
+Result<BackendSession::Reply> BackendSession::get_max_mem_slots(Message& message) {
+  return make_reply(message.request, uint64_t{offer_.mem_slots});
+}
+
+Status BackendSession::replace_memory(std::shared_ptr<const PeerMemory> memory,
+                                      std::vector<MemorySlot> slots) {
+  if (auto ok = stop_all("the memory changes"); !ok) return forward(ok);
+  memory_ = std::move(memory);
+  state_.slots = std::move(slots);
+  try_start_all();
+  return {};
+}
+
+}  // namespace pollux::vhost

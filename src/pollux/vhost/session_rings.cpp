@@ -1,0 +1,306 @@
+// SPDX-License-Identifier: Apache-2.0
+// A session's rings. A ring runs as soon as everything that it needs is known, in whatever order
+// the front end tells it; text: "Ring states".
+#include <fcntl.h>
+#include <fmt/format.h>
+#include <sys/stat.h>
+
+#include <cerrno>
+#include <utility>
+
+#include "pollux/vhost/backend_session.hpp"
+
+namespace pollux::vhost {
+namespace {
+
+constexpr uint32_t kMaxSplitBase = 0xffff;
+
+/// An eventfd or a pipe, open the right way round, and never blocking: a worker waits for no peer.
+Status prepare_event_fd(int fd, int access) {
+  struct stat st{};
+  if (::fstat(fd, &st) != 0) return fail_errno(errno, "can not inspect its descriptor");
+  const bool anonymous = (st.st_mode & S_IFMT) == 0;
+  if (!anonymous && !S_ISFIFO(st.st_mode)) {
+    return fail(ErrorCode::kProtocol, "its descriptor is neither an eventfd nor a pipe");
+  }
+  const int flags = ::fcntl(fd, F_GETFL);
+  const int mode = flags & O_ACCMODE;
+  if (flags < 0 || (mode != O_RDWR && mode != access)) {
+    return fail(ErrorCode::kProtocol, "its descriptor is open in the wrong direction");
+  }
+  if (::fcntl(fd, F_SETFL, flags | O_NONBLOCK) != 0) {
+    return fail_errno(errno, "can not make its descriptor non-blocking");
+  }
+  return {};
+}
+
+/// The descriptor of SET_VRING_KICK, CALL or ERR; null when the message says that there is none.
+Result<SharedFd> take_vring_fd(Message& message, int access) {
+  const uint64_t value = *message.get<uint64_t>();
+  const bool none = (value & spec::VHOST_USER_VRING_NOFD_MASK) != 0;
+  if (none != message.fds.empty()) {
+    return fail(ErrorCode::kProtocol, none ? "it says that no descriptor comes, but one came"
+                                           : "its descriptor is missing");
+  }
+  if (none) return SharedFd();
+  if (auto ok = prepare_event_fd(message.fds.front().get(), access); !ok) return forward(ok);
+  return std::make_shared<const UniqueFd>(std::move(message.fds.front()));
+}
+
+/// Bits 0 to 7 are the index, bit 8 is the flag; the rest means nothing yet.
+Result<uint64_t> vring_fd_index(const Message& message) {
+  const uint64_t value = *message.get<uint64_t>();
+  constexpr uint64_t kKnown = spec::VHOST_USER_VRING_IDX_MASK | spec::VHOST_USER_VRING_NOFD_MASK;
+  if ((value & ~kKnown) != 0) {
+    return fail(ErrorCode::kProtocol,
+                fmt::format("{:#x} has bits above the index and the flag", value));
+  }
+  return value & spec::VHOST_USER_VRING_IDX_MASK;
+}
+
+bool aligned(uint64_t address, size_t to) { return address % to == 0; }
+bool aligned(const std::byte* at, size_t to) {
+  return aligned(reinterpret_cast<uintptr_t>(at), to);
+}
+
+}  // namespace
+
+Result<uint16_t> BackendSession::check_index(uint64_t index) const {
+  if (index >= state_.vrings.size()) {
+    return fail(ErrorCode::kProtocol,
+                fmt::format("there is no ring {}, only {}", index, state_.vrings.size()));
+  }
+  return static_cast<uint16_t>(index);
+}
+
+Result<BackendSession::Reply> BackendSession::set_vring_num(Message& message) {
+  const auto wanted = *message.get<spec::vhost_vring_state>();
+  auto index = check_index(wanted.index);
+  if (!index) return forward(index);
+  VringState& vring = state_.vrings[*index];
+  const bool packed = (state_.features & spec::VIRTIO_F_RING_PACKED) != 0;
+  if (packed ? wanted.num == 0 || wanted.num > spec::kMaxSplitQueueSize
+             : !ring::valid_split_size(wanted.num)) {
+    return fail(ErrorCode::kProtocol,
+                fmt::format("{} is not a ring size: it is a power of two up to {}", wanted.num,
+                            spec::kMaxSplitQueueSize));
+  }
+  if (vring.started && vring.size != wanted.num) {
+    return fail(ErrorCode::kProtocol, fmt::format("ring {} runs, its size can not change", *index));
+  }
+  vring.size = wanted.num;
+  try_start(*index);
+  return Reply();
+}
+
+Result<BackendSession::Reply> BackendSession::set_vring_addr(Message& message) {
+  const auto wanted = *message.get<spec::vhost_vring_addr>();
+  auto index = check_index(wanted.index);
+  if (!index) return forward(index);
+  if ((wanted.flags & ~spec::VHOST_VRING_F_LOG) != 0) {
+    return fail(ErrorCode::kProtocol, fmt::format("ring flags {:#x} are unknown", wanted.flags));
+  }
+  if (!aligned(wanted.desc_user_addr, spec::kDescAlign) ||
+      !aligned(wanted.avail_user_addr, spec::kAvailAlign) ||
+      !aligned(wanted.used_user_addr, spec::kUsedAlign)) {
+    return fail(ErrorCode::kProtocol, fmt::format("ring {} is misaligned", *index));
+  }
+  VringState& vring = state_.vrings[*index];
+  const bool same =
+      vring.addresses_known && vring.flags == wanted.flags &&
+      vring.desc.value == wanted.desc_user_addr && vring.used.value == wanted.used_user_addr &&
+      vring.avail.value == wanted.avail_user_addr && vring.log.value == wanted.log_guest_addr;
+  if (same) return Reply();
+  if (auto ok = stop(*index); !ok) return forward(ok);
+  vring.addresses_known = true;
+  vring.flags = wanted.flags;
+  vring.desc = UserAddr{wanted.desc_user_addr};
+  vring.used = UserAddr{wanted.used_user_addr};
+  vring.avail = UserAddr{wanted.avail_user_addr};
+  vring.log = GuestAddr{wanted.log_guest_addr};
+  try_start(*index);
+  return Reply();
+}
+
+Result<BackendSession::Reply> BackendSession::set_vring_base(Message& message) {
+  const auto wanted = *message.get<spec::vhost_vring_state>();
+  auto index = check_index(wanted.index);
+  if (!index) return forward(index);
+  const bool packed = (state_.features & spec::VIRTIO_F_RING_PACKED) != 0;
+  if (!packed && wanted.num > kMaxSplitBase) {
+    return fail(ErrorCode::kProtocol,
+                fmt::format("{:#x} is not an index of a split ring", wanted.num));
+  }
+  VringState& vring = state_.vrings[*index];
+  if (vring.started) {
+    return fail(ErrorCode::kProtocol,
+                fmt::format("ring {} runs, its index can not change", *index));
+  }
+  vring.base = wanted.num;
+  return Reply();
+}
+
+Result<BackendSession::Reply> BackendSession::get_vring_base(Message& message) {
+  const auto asked = *message.get<spec::vhost_vring_state>();
+  auto index = check_index(asked.index);
+  if (!index) return forward(index);
+  if (auto ok = stop(*index); !ok) return forward(ok);
+  VringState& vring = state_.vrings[*index];
+  vring.kick_known = false;  // it takes a new SET_VRING_KICK to start
+  vring.controls.kick.reset();
+  vring.stopped_because = "the front end stopped it";
+  return make_reply(message.request, spec::vhost_vring_state{asked.index, vring.base});
+}
+
+/// What SET_VRING_KICK, CALL and ERR have in common.
+Result<BackendSession::VringFd> BackendSession::check_vring_fd(Message& message, int access) const {
+  auto value = vring_fd_index(message);
+  if (!value) return forward(value);
+  auto index = check_index(*value);
+  if (!index) return forward(index);
+  auto fd = take_vring_fd(message, access);
+  if (!fd) return forward(fd);
+  return VringFd{*index, std::move(*fd)};
+}
+
+Result<BackendSession::Reply> BackendSession::set_vring_kick(Message& message) {
+  auto wanted = check_vring_fd(message, O_RDONLY);
+  if (!wanted) return forward(wanted);
+  VringState& vring = state_.vrings[wanted->index];
+  vring.controls.kick = std::move(wanted->fd);
+  vring.kick_known = true;
+  update_controls(wanted->index);
+  try_start(wanted->index);
+  return Reply();
+}
+
+Result<BackendSession::Reply> BackendSession::set_vring_call(Message& message) {
+  auto wanted = check_vring_fd(message, O_WRONLY);
+  if (!wanted) return forward(wanted);
+  state_.vrings[wanted->index].controls.call = std::move(wanted->fd);
+  update_controls(wanted->index);
+  return Reply();
+}
+
+Result<BackendSession::Reply> BackendSession::set_vring_err(Message& message) {
+  auto wanted = check_vring_fd(message, O_WRONLY);
+  if (!wanted) return forward(wanted);
+  state_.vrings[wanted->index].controls.err = std::move(wanted->fd);
+  update_controls(wanted->index);
+  return Reply();
+}
+
+Result<BackendSession::Reply> BackendSession::set_vring_enable(Message& message) {
+  const auto wanted = *message.get<spec::vhost_vring_state>();
+  auto index = check_index(wanted.index);
+  if (!index) return forward(index);
+  if (wanted.num > 1) {
+    return fail(ErrorCode::kProtocol,
+                fmt::format("{} is neither 0 (disable) nor 1 (enable)", wanted.num));
+  }
+  set_enabled(*index, wanted.num == 1);
+  return Reply();
+}
+
+void BackendSession::set_enabled(uint16_t index, bool enabled) {
+  if (std::exchange(state_.vrings[index].controls.enabled, enabled) != enabled) {
+    update_controls(index);
+  }
+}
+
+void BackendSession::update_controls(uint16_t index) {
+  const VringState& vring = state_.vrings[index];
+  if (vring.started) device_.update_ring(index, vring.controls);
+}
+
+Status BackendSession::stop(uint16_t index) {
+  VringState& vring = state_.vrings[index];
+  if (!std::exchange(vring.started, false)) return {};
+  auto base = device_.stop_ring(index);
+  if (!base) {
+    broken_ = true;
+    return forward(base);
+  }
+  vring.base = *base;
+  return {};
+}
+
+Status BackendSession::stop_all(const std::string& because) {
+  for (uint16_t i = 0; i < state_.vrings.size(); ++i) {
+    const bool ran = state_.vrings[i].started;
+    if (auto ok = stop(i); !ok) return forward(ok);
+    if (ran) state_.vrings[i].stopped_because = because;
+  }
+  return {};
+}
+
+void BackendSession::try_start_all() {
+  for (uint16_t i = 0; i < state_.vrings.size(); ++i) try_start(i);
+}
+
+void BackendSession::try_start(uint16_t index) {
+  VringState& vring = state_.vrings[index];
+  if (vring.started || !vring.kick_known) return;
+  auto start = prepare_start(index);
+  Status started = start ? device_.start_ring(*start) : Status(forward(start));
+  vring.started = started.has_value();
+  vring.stopped_because = started ? "" : started.error().what;
+  if (!started) log_.debug(fmt::format("ring {} can not start: {}", index, started.error().what));
+}
+
+/// What the device needs, or the first thing that is missing.
+Result<RingStart> BackendSession::prepare_start(uint16_t index) const {
+  const VringState& vring = state_.vrings[index];
+  if (vring.size == 0) return fail(ErrorCode::kNotFound, "its size is not known yet");
+  if (!vring.addresses_known) return fail(ErrorCode::kNotFound, "its addresses are not known yet");
+  if (!state_.features_known) return fail(ErrorCode::kNotFound, "features are not negotiated yet");
+  if (!memory_) return fail(ErrorCode::kNotFound, "no memory is shared yet");
+  auto layout = translate(vring);
+  if (!layout) return forward(layout);
+  RingStart start;
+  start.index = index;
+  start.layout = *layout;
+  start.base = vring.base;
+  start.features = virtio_features();
+  start.log_used = (vring.flags & spec::VHOST_VRING_F_LOG) != 0;
+  start.log_guest_addr = vring.log;
+  start.controls = vring.controls;
+  start.memory = memory_;
+  return start;
+}
+
+/// Each part must lie whole in one region. The event fields belong to the ring only if they are
+/// used: a legacy driver's ring may end right before them.
+Result<ring::SplitLayout> BackendSession::translate(const VringState& vring) const {
+  const bool event_idx = (state_.features & spec::VIRTIO_F_EVENT_IDX) != 0;
+  const size_t event = event_idx ? 0 : sizeof(uint16_t);
+  const struct Part {
+    const char* name;
+    UserAddr at;
+    size_t size;
+    size_t align;
+  } parts[] = {
+      {"descriptor table", vring.desc, spec::desc_bytes(vring.size), spec::kDescAlign},
+      {"available ring", vring.avail, spec::avail_bytes(vring.size) - event, spec::kAvailAlign},
+      {"used ring", vring.used, spec::used_bytes(vring.size) - event, spec::kUsedAlign},
+  };
+  std::byte* host[3] = {};
+  for (size_t i = 0; i < 3; ++i) {
+    const Part& part = parts[i];
+    const Translation found = memory_->translate_user(part.at, part.size);
+    if (found.status != TranslationStatus::kOk) {
+      return fail(ErrorCode::kProtocol,
+                  fmt::format("its {} ({} bytes at {:#x}) is not inside one shared region",
+                              part.name, part.size, part.at.value));
+    }
+    if (!aligned(found.data, part.align)) {
+      return fail(ErrorCode::kProtocol, fmt::format("its {} is misaligned", part.name));
+    }
+    host[i] = found.data;
+  }
+  return ring::SplitLayout{vring.size, reinterpret_cast<spec::virtq_desc*>(host[0]),
+                           reinterpret_cast<spec::virtq_avail*>(host[1]),
+                           reinterpret_cast<spec::virtq_used*>(host[2])};
+}
+
+}  // namespace pollux::vhost
