@@ -13,6 +13,8 @@ namespace pollux::stage {
 namespace {
 
 constexpr uint32_t kMaxCapacity = 1u << 24;
+/// With buckets looked at 8 + 32 at most, 100,000 addresses fit into a table of 131,072.
+constexpr unsigned kMoveDepth = 1;
 
 // An entry's value: last seen (32 bits) | generation (16) | port (16).
 constexpr uint16_t port_of(uint64_t value) { return static_cast<uint16_t>(value); }
@@ -132,8 +134,9 @@ Learned Fdb::insert(uint64_t key, uint64_t hash, uint16_t port, uint32_t now_s) 
   Slot slot;
   if (find(key, hash).slot.bucket != nullptr) {
     result = Learned::kBusy;  // another worker has just entered it
-  } else if (find_free(first, slot) || find_free(second, slot) || make_room(first, slot) ||
-             make_room(second, slot)) {
+  } else if (find_free(first, slot) || find_free(second, slot) ||
+             (worth_moving() &&
+              (make_room(first, kMoveDepth, slot) || make_room(second, kMoveDepth, slot)))) {
     write(slot, key, port, now_s);
     size_.store(size_.load(std::memory_order_relaxed) + 1, std::memory_order_relaxed);
     count(learned_);
@@ -156,23 +159,26 @@ bool Fdb::find_free(Bucket& bucket, Slot& out) const noexcept {
   return false;
 }
 
-/// Moves one entry of a full bucket to its other bucket, if that has a free entry.
-bool Fdb::make_room(Bucket& bucket, Slot& out) noexcept {
-  // A table this full is under attack or too small, and the search would mostly fail.
-  if (size() > capacity() / 16 * 15) return false;
-  for (size_t way = 0; way < kWays; ++way) {
-    const uint64_t key = bucket.keys[way].load(std::memory_order_relaxed) & kKeyBits;
-    const uint64_t h = hash(key);
-    Bucket& first = buckets_[first_bucket(h)];
-    Bucket& other = &first == &bucket ? buckets_[second_bucket(h)] : first;
-    Slot target;
-    if (&other == &bucket || !find_free(other, target)) continue;
-    // Written before it is removed, so that no reader misses it; a time stamp or port that is
-    // changed in between is learned again from the next packet.
-    const uint64_t value = bucket.values[way].load(std::memory_order_relaxed);
-    write(target, key, port_of(value), seen_of(value));
-    out = {&bucket, way};
-    return true;
+/// Frees an entry of a full bucket by moving it to its other bucket; if all of those are full too,
+/// room is made there, `depth` levels deep.
+bool Fdb::make_room(Bucket& bucket, unsigned depth, Slot& out) noexcept {
+  for (const bool push : {false, true}) {
+    if (push && depth == 0) return false;
+    for (size_t way = 0; way < kWays; ++way) {
+      const uint64_t key = bucket.keys[way].load(std::memory_order_relaxed) & kKeyBits;
+      const uint64_t h = hash(key);
+      Bucket& first = buckets_[first_bucket(h)];
+      Bucket& other = &first == &bucket ? buckets_[second_bucket(h)] : first;
+      Slot target;
+      if (&other == &bucket) continue;
+      if (push ? !make_room(other, depth - 1, target) : !find_free(other, target)) continue;
+      // Written before it is removed, so that a reader finds one of the two; a time stamp or port
+      // that is changed in between is learned again from the next packet.
+      const uint64_t value = bucket.values[way].load(std::memory_order_relaxed);
+      write(target, key, port_of(value), seen_of(value));
+      out = {&bucket, way};
+      return true;
+    }
   }
   return false;
 }

@@ -143,7 +143,9 @@ class Fdb {
   [[nodiscard]] Found find(uint64_t key, uint64_t hash) const noexcept;
   Learned insert(uint64_t key, uint64_t hash, uint16_t port, uint32_t now_s) noexcept;
   [[nodiscard]] bool find_free(Bucket& bucket, Slot& out) const noexcept;
-  [[nodiscard]] bool make_room(Bucket& bucket, Slot& out) noexcept;
+  /// A table fuller than this is under attack or too small, and moving would mostly fail.
+  [[nodiscard]] bool worth_moving() const noexcept { return size() <= capacity() / 16 * 15; }
+  [[nodiscard]] bool make_room(Bucket& bucket, unsigned depth, Slot& out) noexcept;
   [[nodiscard]] static Slot oldest(Bucket& first, Bucket& second) noexcept;
   static void write(Slot slot, uint64_t key, uint16_t port, uint32_t seen_s) noexcept;
   bool remove(Slot slot, uint64_t value) noexcept;
