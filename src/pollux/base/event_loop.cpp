@@ -4,7 +4,6 @@
 #include <sys/epoll.h>
 #include <sys/eventfd.h>
 
-#include <atomic>
 #include <cerrno>
 #include <condition_variable>
 #include <deque>
@@ -55,11 +54,16 @@ struct EventLoop::Impl {
   Watch wake_watch;
   std::mutex mutex;
   std::deque<std::function<void()>> posted;  // under mutex
-  std::atomic<std::thread::id> runner{};
+  std::thread::id runner;                    // in run(); under mutex
 
   ~Impl() {
     wake_watch.reset();
     sd_event_unref(event);
+  }
+
+  void set_runner(std::thread::id id) {
+    const std::lock_guard lock(mutex);
+    runner = id;
   }
 
   void drain() {
@@ -175,28 +179,37 @@ void EventLoop::post(std::function<void()> work) {
 }
 
 void EventLoop::call(const std::function<void()>& work) {
-  const std::thread::id runner = impl_->runner.load();
-  if (runner == std::thread::id{} || runner == std::this_thread::get_id()) {
-    work();
-    return;
-  }
   std::mutex mutex;
   std::condition_variable done_cv;
   bool done = false;
-  post([&] {
+  bool handed_over = false;
+  {
+    // Under the lock that run() ends with: work is either seen by its last drain, or not posted.
+    const std::lock_guard lock(impl_->mutex);
+    handed_over =
+        impl_->runner != std::thread::id{} && impl_->runner != std::this_thread::get_id();
+    if (handed_over) {
+      impl_->posted.emplace_back([&] {
+        work();
+        const std::lock_guard done_lock(mutex);
+        done = true;
+        done_cv.notify_one();
+      });
+    }
+  }
+  if (!handed_over) {
     work();
-    const std::lock_guard lock(mutex);
-    done = true;
-    done_cv.notify_one();
-  });
+    return;
+  }
+  (void)eventfd_write(impl_->wake.get(), 1);
   std::unique_lock lock(mutex);
   done_cv.wait(lock, [&] { return done; });
 }
 
 Status EventLoop::run() {
-  impl_->runner = std::this_thread::get_id();
+  impl_->set_runner(std::this_thread::get_id());
   const int r = sd_event_loop(impl_->event);
-  impl_->runner = std::thread::id{};
+  impl_->set_runner(std::thread::id{});
   impl_->drain();  // whoever waits in call() must not wait for ever
   if (r < 0) return fail_errno(-r, "the event loop failed");
   return {};
