@@ -89,11 +89,13 @@ class TestpmdSwitch(Switch):
                                   frame_size=frame_size, huge=huge, queues=queues,
                                   name="testpmd-switch")
         self.child = self.testpmd.child
+        self._mark = 0
         self.testpmd.command(f"set fwd {forward}")
         self.testpmd.command("start")
 
     def wait_attached(self, *names: str, timeout: float = 30) -> None:
-        self.testpmd.wait_ready(len(names or self.ports), timeout)
+        self.testpmd.wait_ready(len(names or self.ports), timeout, self._mark)
+        self._mark = self.child.mark()  # the next wait is for other peers
 
     def counters(self) -> dict[str, Counters]:
         return {p.name: Counters(s.rx_packets, s.rx_bytes, s.tx_packets, s.tx_bytes)
