@@ -43,7 +43,9 @@ uint16_t sum_for_length(uint16_t sum, uint32_t before, uint32_t after) {
 }  // namespace
 
 Segmenter::Segmenter(const Packet& original, uint32_t offloads) noexcept
-    : original_(original), offloads_(offloads), error_(check()) {}
+    : original_(original), offloads_(offloads) {
+  error_ = check();
+}
 
 std::optional<DropReason> Segmenter::check() noexcept {
   const net::ParsedHeaders headers = net::parse(original_.head_bytes());
