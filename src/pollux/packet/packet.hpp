@@ -44,7 +44,7 @@ struct PacketMeta {
   bool parsed : 1 = false;      ///< the parse stage has filled in the offsets
   uint32_t hash = 0;            ///< flow hash; 0 when not computed
   uint32_t mark = 0;            ///< free for stages
-  uint64_t timestamp = 0;       ///< nanoseconds, when a port supplies it, else 0
+  uint64_t timestamp = 0;       ///< ns since 1970, when a port knows it, else 0
 };
 
 /// One packet: a private head and a tail.

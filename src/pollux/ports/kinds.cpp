@@ -9,7 +9,10 @@
 #include <vector>
 
 #include "pollux/ports/null/port.hpp"
+#include "pollux/ports/pcap/port.hpp"
 #include "pollux/ports/ring/port.hpp"
+#include "pollux/ports/tap/port.hpp"
+#include "pollux/ports/vhost_user/port.hpp"
 
 namespace pollux {
 
@@ -17,10 +20,16 @@ namespace pollux {
 // and a row below.
 std::span<const PortKind> port_kinds() {
   static const std::array kKinds{
+      PortKind{"vhost-user", "SOCKET", "a VM or container, over a vhost-user socket",
+               vhost_user_port_keys(), make_vhost_user_port},
       PortKind{"null", "", "takes every packet and forgets it; may deliver made-up frames",
                null_port_keys(), make_null_port},
       PortKind{"ring", "NAME", "joined to the other ring port of this name in the same program",
                ring_port_keys(), make_ring_port},
+      PortKind{"pcap", "FILE", "plays a capture file and writes another", pcap_port_keys(),
+               make_pcap_port},
+      PortKind{"tap", "INTERFACE", "a network interface of this host", tap_port_keys(),
+               make_tap_port},
   };
   return kKinds;
 }

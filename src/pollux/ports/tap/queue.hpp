@@ -1,0 +1,69 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <sys/uio.h>
+
+#include <array>
+#include <atomic>
+#include <cstddef>
+
+#include "pollux/base/fd.hpp"
+#include "pollux/base/spin_lock.hpp"
+#include "pollux/port/queue.hpp"
+
+namespace pollux {
+
+/// One queue of a tap interface, both directions. The kernel gives one packet a system call; there
+/// is no way around that with a tap, so a call is made for each packet here and nowhere else in
+/// the data path.
+class TapQueue {
+ public:
+  explicit TapQueue(Pool& pool);
+  ~TapQueue() { detach(); }
+  TapQueue(const TapQueue&) = delete;
+  TapQueue& operator=(const TapQueue&) = delete;
+
+  /// Begins: `fd` is a queue of an interface, which takes packets with `offloads` (kTx... bits).
+  void attach(UniqueFd fd, uint32_t offloads);
+  /// Closes the queue and returns the buffers that lay ready; counters stay. Neither polled nor
+  /// sent to meanwhile.
+  void detach() noexcept;
+
+  [[nodiscard]] RxQueue rx() { return {this, poll, nullptr, &rx_counters_}; }
+  [[nodiscard]] TxQueue tx() { return {this, send, nullptr, &offloads_, &tx_counters_}; }
+
+  /// The errno that ended this queue (the interface was removed), or 0. Any thread.
+  [[nodiscard]] int broken() const noexcept { return broken_.load(std::memory_order_relaxed); }
+
+ private:
+  /// Packets a poll, so that a flood from the kernel does not starve other queues.
+  static constexpr size_t kMaxPoll = 32;
+  /// After a net header and a private head, the buffers of a longest packet.
+  static constexpr size_t kMaxPieces = 2 + Packet::kMaxSegments;
+
+  static void poll(void* self, Burst& burst) noexcept;
+  static DropReason send(void* self, Burst& burst) noexcept;
+
+  bool lay_ready(PoolCache& cache) noexcept;
+  bool read_one(Burst& burst) noexcept;
+  void fill_in(Packet& packet, size_t size) noexcept;
+  bool write_one(const Packet& packet, DropReason& left) noexcept;
+
+  UniqueFd fd_;
+  std::atomic<uint32_t> offloads_{0};
+  Pool& pool_;
+  std::atomic<int> broken_{0};
+
+  // rx: buffers that the next packet is read into, after its head. Those that it fills go with it
+  // and are replaced.
+  const size_t buffer_count_;
+  std::array<BufferIndex, Packet::kMaxSegments> buffers_;
+  size_t missing_;  // of the first of them
+  std::array<iovec, kMaxPieces> pieces_;
+  QueueCounters rx_counters_;
+
+  SpinLock tx_lock_;
+  QueueCounters tx_counters_;
+};
+
+}  // namespace pollux
