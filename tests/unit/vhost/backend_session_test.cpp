@@ -1,0 +1,403 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "pollux/vhost/backend_session.hpp"
+
+#include <gtest/gtest.h>
+
+#include "tests/support/vhost_peer.hpp"
+
+namespace pollux::vhost {
+namespace {
+
+using namespace spec;
+using test::kGuest;
+using test::kPage;
+using test::kRingSize;
+using test::kSize;
+using test::kUser;
+using test::make_event;
+using test::make_memory;
+using test::mappings_of;
+using test::open_fds;
+using test::RecordingDevice;
+using test::region_at;
+using test::ring_at;
+
+constexpr uint64_t kFeatures = VIRTIO_F_VERSION_1 | VHOST_USER_F_PROTOCOL_FEATURES;
+constexpr uint64_t kProtocol =
+    VHOST_USER_PROTOCOL_F_REPLY_ACK | VHOST_USER_PROTOCOL_F_CONFIGURE_MEM_SLOTS;
+
+struct Session : testing::Test {
+  RecordingDevice device;
+  std::optional<BackendSession> session{std::in_place, device};
+
+  Result<std::optional<Message>> send(Message message, std::vector<UniqueFd> fds = {}) {
+    message.fds = std::move(fds);
+    return session->handle(std::move(message));
+  }
+  template <typename T>
+  void tell(uint32_t request, const T& payload) {
+    auto reply = send(make_request(request, payload));
+    ASSERT_TRUE(reply) << reply.error().what;
+    EXPECT_FALSE(reply->has_value());
+  }
+  template <typename T>
+  void tell(uint32_t request, const T& payload, UniqueFd fd) {
+    std::vector<UniqueFd> fds;
+    fds.push_back(std::move(fd));
+    auto reply = send(make_request(request, payload), std::move(fds));
+    ASSERT_TRUE(reply) << reply.error().what;
+    EXPECT_FALSE(reply->has_value());
+  }
+  void negotiate(uint64_t features = kFeatures) {
+    tell(VHOST_USER_SET_FEATURES, features);
+    tell(VHOST_USER_SET_PROTOCOL_FEATURES, kProtocol);
+  }
+  void share(uint64_t count = 1) {
+    Message message = make_request(VHOST_USER_SET_MEM_TABLE, static_cast<uint32_t>(count));
+    message.put(uint32_t{0});
+    std::vector<UniqueFd> fds;
+    for (uint64_t i = 0; i < count; ++i) {
+      message.put(region_at(i));
+      fds.push_back(make_memory(kSize));
+    }
+    ASSERT_TRUE(send(std::move(message), std::move(fds)));
+  }
+  void set_ring(uint32_t index, uint32_t base = 0) {
+    tell(VHOST_USER_SET_VRING_NUM, vhost_vring_state{index, kRingSize});
+    tell(VHOST_USER_SET_VRING_BASE, vhost_vring_state{index, base});
+    tell(VHOST_USER_SET_VRING_ADDR, ring_at(index));
+  }
+  void kick(uint64_t index) { tell(VHOST_USER_SET_VRING_KICK, index, make_event()); }
+  void bring_up() {
+    negotiate();
+    share();
+    set_ring(0);
+    kick(0);
+  }
+  Result<uint32_t> get_base(uint32_t index) {
+    auto reply = send(make_request(VHOST_USER_GET_VRING_BASE, vhost_vring_state{index, 0}));
+    if (!reply) return forward(reply);
+    return (*reply)->get<vhost_vring_state>()->num;
+  }
+  std::string why(uint16_t index) { return session->state().vrings[index].stopped_because; }
+  bool runs(uint16_t index) { return device.running.contains(index); }
+};
+
+TEST_F(Session, OffersWhatDeviceAndSessionBothHave) {
+  auto reply = send(make_request(VHOST_USER_GET_FEATURES));
+  EXPECT_EQ((*reply)->get<uint64_t>(), device.offering.features | VHOST_USER_F_PROTOCOL_FEATURES);
+  reply = send(make_request(VHOST_USER_GET_PROTOCOL_FEATURES));
+  EXPECT_EQ((*reply)->get<uint64_t>(), BackendSession::kProtocolFeatures);
+}
+
+TEST_F(Session, RingStartsOnceEverythingIsKnown) {
+  negotiate();
+  share();
+  set_ring(1, 77);
+  EXPECT_FALSE(runs(1));
+  kick(1);
+  ASSERT_TRUE(runs(1));
+  const RingStart& start = device.running[1];
+  EXPECT_EQ(start.base, 77U);
+  EXPECT_EQ(start.layout.size, kRingSize);
+  EXPECT_EQ(start.features, VIRTIO_F_VERSION_1);
+  EXPECT_FALSE(start.controls.enabled);
+  ASSERT_TRUE(start.controls.kick);
+  EXPECT_EQ(start.controls.call, nullptr);
+  // Ring 1 lies in the second page: descriptors at its start, available at 1024, used at 2048.
+  const auto* base = start.memory->regions()[0].host + kPage;
+  EXPECT_EQ(reinterpret_cast<const std::byte*>(start.layout.desc), base);
+  EXPECT_EQ(reinterpret_cast<const std::byte*>(start.layout.avail), base + 1024);
+  EXPECT_EQ(reinterpret_cast<const std::byte*>(start.layout.used), base + 2048);
+}
+
+TEST_F(Session, RingStartsInWhateverOrderItIsTold) {
+  kick(0);
+  EXPECT_EQ(why(0), "its size is not known yet");
+  tell(VHOST_USER_SET_VRING_NUM, vhost_vring_state{0, kRingSize});
+  EXPECT_EQ(why(0), "its addresses are not known yet");
+  tell(VHOST_USER_SET_VRING_ADDR, ring_at(0));
+  EXPECT_EQ(why(0), "features are not negotiated yet");
+  negotiate();
+  EXPECT_EQ(why(0), "no memory is shared yet");
+  share();
+  EXPECT_TRUE(runs(0));
+  EXPECT_EQ(why(0), "");
+}
+
+TEST_F(Session, KickWithoutDescriptorMeansPolling) {
+  negotiate();
+  share();
+  set_ring(0);
+  tell(VHOST_USER_SET_VRING_KICK, uint64_t{0x100});
+  ASSERT_TRUE(runs(0));
+  EXPECT_EQ(device.running[0].controls.kick, nullptr);
+}
+
+TEST_F(Session, WithoutProtocolFeaturesRingsStartEnabled) {
+  negotiate(VIRTIO_F_VERSION_1);
+  share();
+  set_ring(0);
+  kick(0);
+  ASSERT_TRUE(runs(0));
+  EXPECT_TRUE(device.running[0].controls.enabled);
+}
+
+TEST_F(Session, EnablingReachesARunningRing) {
+  bring_up();
+  tell(VHOST_USER_SET_VRING_ENABLE, vhost_vring_state{0, 1});
+  EXPECT_TRUE(device.running[0].controls.enabled);
+  tell(VHOST_USER_SET_VRING_ENABLE, vhost_vring_state{0, 0});
+  EXPECT_FALSE(device.running[0].controls.enabled);
+}
+
+TEST_F(Session, EnabledStateIsKeptWhileStopped) {
+  tell(VHOST_USER_SET_VRING_ENABLE, vhost_vring_state{0, 1});
+  EXPECT_TRUE(device.calls.empty());
+  bring_up();
+  EXPECT_TRUE(device.running[0].controls.enabled);
+}
+
+TEST_F(Session, GetVringBaseStopsAndTells) {
+  bring_up();
+  device.progress[0] = 5;
+  EXPECT_EQ(get_base(0), 5U);
+  EXPECT_FALSE(runs(0));
+  EXPECT_EQ(why(0), "the front end stopped it");
+  EXPECT_EQ(get_base(0), 5U) << "asking again changes nothing";
+  tell(VHOST_USER_SET_VRING_ENABLE, vhost_vring_state{0, 1});
+  EXPECT_FALSE(runs(0)) << "only a kick starts it";
+  kick(0);
+  ASSERT_TRUE(runs(0));
+  EXPECT_EQ(device.running[0].base, 5U);
+}
+
+TEST_F(Session, IndexWrapsAt16Bits) {
+  negotiate();
+  share();
+  set_ring(0, 0xffff);
+  kick(0);
+  device.progress[0] = 3;
+  EXPECT_EQ(get_base(0), 2U);
+}
+
+TEST_F(Session, DescriptorsOfARunningRingCanBeReplaced) {
+  bring_up();
+  const size_t before = open_fds();
+  for (int i = 0; i < 3; ++i) {
+    tell(VHOST_USER_SET_VRING_CALL, uint64_t{0}, make_event());
+    tell(VHOST_USER_SET_VRING_ERR, uint64_t{0}, make_event());
+    kick(0);
+  }
+  EXPECT_EQ(open_fds(), before + 2) << "call and err are new, the rest was replaced";
+  EXPECT_EQ(device.running[0].controls.call, session->state().vrings[0].controls.call);
+  EXPECT_NE(fcntl(device.running[0].controls.call->get(), F_GETFL) & O_NONBLOCK, 0);
+  tell(VHOST_USER_SET_VRING_CALL, uint64_t{0x100});
+  EXPECT_EQ(device.running[0].controls.call, nullptr);
+}
+
+TEST_F(Session, ADescriptorInUseOutlivesItsReplacement) {
+  bring_up();
+  tell(VHOST_USER_SET_VRING_CALL, uint64_t{0}, make_event());
+  const SharedFd used_by_worker = device.running[0].controls.call;
+  tell(VHOST_USER_SET_VRING_CALL, uint64_t{0}, make_event());
+  EXPECT_EQ(eventfd_write(used_by_worker->get(), 1), 0);
+}
+
+TEST_F(Session, MemoryChangeStopsTranslatesAndRestarts) {
+  bring_up();
+  device.progress[0] = 9;
+  const auto old_memory = device.running[0].memory;
+  device.calls.clear();
+  share(2);
+  EXPECT_EQ(device.calls, (std::vector<std::string>{"stop 0", "start 0"}));
+  EXPECT_EQ(device.running[0].base, 9U);
+  EXPECT_NE(device.running[0].memory, old_memory);
+  EXPECT_EQ(session->state().slots.size(), 2U);
+}
+
+TEST_F(Session, ARingLeftUnmappedStaysStoppedUntilItIsMappedAgain) {
+  bring_up();
+  const VhostUserMemRegMsg one{0, region_at(0)};
+  device.progress[0] = 4;
+  tell(VHOST_USER_REM_MEM_REG, one);
+  EXPECT_FALSE(runs(0));
+  EXPECT_NE(why(0).find("not inside one shared region"), std::string::npos) << why(0);
+  EXPECT_EQ(mappings_of("peer-memory"), 0U);
+  tell(VHOST_USER_ADD_MEM_REG, one, make_memory(kSize));
+  ASSERT_TRUE(runs(0));
+  EXPECT_EQ(device.running[0].base, 4U);
+}
+
+TEST_F(Session, ManySlots) {
+  negotiate();
+  for (uint64_t i = 0; i < 509; ++i) {
+    tell(VHOST_USER_ADD_MEM_REG, VhostUserMemRegMsg{0, region_at(i)}, make_memory(kSize));
+  }
+  EXPECT_EQ(session->state().slots.size(), 509U);
+  std::vector<UniqueFd> fds;
+  fds.push_back(make_memory(kSize));
+  auto full = send(make_request(VHOST_USER_ADD_MEM_REG, VhostUserMemRegMsg{0, region_at(509)}),
+                   std::move(fds));
+  ASSERT_FALSE(full);
+  EXPECT_EQ(full.error().what, "ADD_MEM_REG: all 509 memory slots are in use");
+  for (uint64_t i = 0; i < 509; ++i) {
+    tell(VHOST_USER_REM_MEM_REG, VhostUserMemRegMsg{0, region_at(i)});
+  }
+  EXPECT_EQ(mappings_of("peer-memory"), 0U);
+}
+
+TEST_F(Session, RemovalMayBringADescriptorThatIsClosed) {
+  bring_up();
+  const size_t before = open_fds();
+  tell(VHOST_USER_REM_MEM_REG, VhostUserMemRegMsg{0, region_at(0)}, make_memory(kSize));
+  EXPECT_EQ(open_fds(), before - 1) << "the slot's own went too";
+}
+
+TEST_F(Session, RepeatedFeaturesDoNotDisturbRunningRings) {
+  bring_up();
+  device.calls.clear();
+  tell(VHOST_USER_SET_FEATURES, kFeatures);
+  EXPECT_TRUE(device.calls.empty());
+  tell(VHOST_USER_SET_FEATURES, kFeatures | VIRTIO_F_INDIRECT_DESC);
+  EXPECT_EQ(device.calls, (std::vector<std::string>{"stop 0", "start 0"}));
+  EXPECT_EQ(device.running[0].features, VIRTIO_F_VERSION_1 | VIRTIO_F_INDIRECT_DESC);
+}
+
+TEST_F(Session, SameAddressesDoNotDisturbARunningRing) {
+  bring_up();
+  device.calls.clear();
+  tell(VHOST_USER_SET_VRING_ADDR, ring_at(0));
+  EXPECT_TRUE(device.calls.empty());
+  auto logged = ring_at(0);
+  logged.flags = VHOST_VRING_F_LOG;
+  logged.log_guest_addr = 0x1234;
+  tell(VHOST_USER_SET_VRING_ADDR, logged);
+  EXPECT_EQ(device.calls, (std::vector<std::string>{"stop 0", "start 0"}));
+  EXPECT_TRUE(device.running[0].log_used);
+  EXPECT_EQ(device.running[0].log_guest_addr, GuestAddr{0x1234});
+}
+
+TEST_F(Session, RefusalIsAReplyForWhoeverAskedForOne) {
+  bring_up();
+  Message bad = make_request(VHOST_USER_SET_VRING_NUM, vhost_vring_state{1, 3});
+  bad.flags |= VHOST_USER_NEED_REPLY_MASK;
+  auto reply = session->handle(std::move(bad));
+  ASSERT_TRUE(reply && *reply);
+  EXPECT_EQ((*reply)->get<uint64_t>(), 1U);
+  EXPECT_EQ((*reply)->flags, 0x5U);
+  EXPECT_EQ(session->state().last_problem,
+            "SET_VRING_NUM: 3 is not a ring size: it is a power of two up to 32768");
+  EXPECT_EQ(session->state().vrings[1].size, 0U);
+}
+
+TEST_F(Session, RefusalEndsTheConnectionOtherwise) {
+  auto reply = send(make_request(VHOST_USER_SET_VRING_NUM, vhost_vring_state{1, 3}));
+  ASSERT_FALSE(reply);
+  EXPECT_EQ(reply.error().code, ErrorCode::kProtocol);
+}
+
+TEST_F(Session, AcknowledgesOnlyWhenAskedAndNegotiated) {
+  Message owner = make_request(VHOST_USER_SET_OWNER);
+  owner.flags |= VHOST_USER_NEED_REPLY_MASK;
+  auto reply = session->handle(std::move(owner));
+  ASSERT_TRUE(reply);
+  EXPECT_FALSE(*reply) << "REPLY_ACK is not negotiated yet";
+  negotiate();
+  owner = make_request(VHOST_USER_SET_OWNER);
+  owner.flags |= VHOST_USER_NEED_REPLY_MASK;
+  reply = session->handle(std::move(owner));
+  ASSERT_TRUE(reply && *reply);
+  EXPECT_EQ((*reply)->get<uint64_t>(), 0U);
+}
+
+TEST_F(Session, MtuRarpAndConfig) {
+  tell(VHOST_USER_SET_PROTOCOL_FEATURES, BackendSession::kProtocolFeatures);
+  tell(VHOST_USER_NET_SET_MTU, uint64_t{1500});
+  EXPECT_EQ(device.mtu, 1500U);
+  EXPECT_FALSE(send(make_request(VHOST_USER_NET_SET_MTU, uint64_t{65536})));
+  EXPECT_EQ(session->state().mtu, 1500U);
+  tell(VHOST_USER_SEND_RARP, uint64_t{0x0000665544332211});
+  EXPECT_EQ(device.rarp.at(0), (std::array<uint8_t, 6>{0x11, 0x22, 0x33, 0x44, 0x55, 0x66}));
+  device.config_space = test::hex("00 01 02 03 04 05 06 07");
+  Message get = make_request(VHOST_USER_GET_CONFIG, VhostUserConfig{2, 4, 0});
+  get.payload.resize(12 + 4);
+  auto reply = send(std::move(get));
+  EXPECT_EQ(test::to_hex((*reply)->payload), "02 00 00 00 04 00 00 00 00 00 00 00 02 03 04 05");
+  get = make_request(VHOST_USER_GET_CONFIG, VhostUserConfig{6, 4, 0});
+  get.payload.resize(12 + 4);
+  reply = send(std::move(get));
+  EXPECT_TRUE((*reply)->payload.empty()) << "beyond the end";
+}
+
+TEST_F(Session, StatusZeroStopsRingsAndKeepsTheirIndex) {
+  tell(VHOST_USER_SET_PROTOCOL_FEATURES, BackendSession::kProtocolFeatures);
+  tell(VHOST_USER_SET_FEATURES, kFeatures);
+  share();
+  set_ring(0);
+  kick(0);
+  tell(VHOST_USER_SET_STATUS, uint64_t{VIRTIO_CONFIG_S_DRIVER_OK});
+  auto status = send(make_request(VHOST_USER_GET_STATUS));
+  EXPECT_EQ((*status)->get<uint64_t>(), 4U);
+  device.progress[0] = 6;
+  tell(VHOST_USER_SET_STATUS, uint64_t{0});
+  EXPECT_FALSE(runs(0));
+  EXPECT_EQ(get_base(0), 6U);
+}
+
+TEST_F(Session, ResetOwnerDisablesRings) {
+  bring_up();
+  tell(VHOST_USER_SET_VRING_ENABLE, vhost_vring_state{0, 1});
+  ASSERT_TRUE(send(make_request(VHOST_USER_RESET_OWNER)));
+  ASSERT_TRUE(runs(0));
+  EXPECT_FALSE(device.running[0].controls.enabled);
+}
+
+TEST_F(Session, ADeviceThatCanNotStartSaysWhy) {
+  device.start_failure = "no worker is left";
+  bring_up();
+  EXPECT_EQ(why(0), "no worker is left");
+  device.start_failure.clear();
+  kick(0);
+  EXPECT_TRUE(runs(0));
+}
+
+TEST_F(Session, ADeviceThatCanNotStopEndsTheSession) {
+  bring_up();
+  device.stop_failure = "a worker does not answer";
+  Message message = make_request(VHOST_USER_SET_MEM_TABLE, uint64_t{0});
+  message.flags |= VHOST_USER_NEED_REPLY_MASK;
+  auto reply = session->handle(std::move(message));
+  ASSERT_FALSE(reply) << "no promise can be made any more, not even a refusal";
+  EXPECT_EQ(reply.error().code, ErrorCode::kTimeout);
+}
+
+TEST_F(Session, EndLetsGoOfEverything) {
+  const size_t before = open_fds();
+  bring_up();
+  tell(VHOST_USER_SET_VRING_CALL, uint64_t{0}, make_event());
+  EXPECT_GT(open_fds(), before);
+  session->end();
+  EXPECT_TRUE(device.running.empty());
+  EXPECT_EQ(device.negotiated, 0U);
+  EXPECT_EQ(open_fds(), before);
+  EXPECT_EQ(mappings_of("peer-memory"), 0U);
+  session->end();
+}
+
+TEST_F(Session, LegacyRingMayEndWithoutEventFields) {
+  // Without EVENT_IDX the used ring of 64 entries has 4 + 8 * 64 bytes: let them be the last.
+  negotiate();
+  share();
+  auto addresses = ring_at(0);
+  addresses.used_user_addr = kUser + kSize - (4 + 8 * 64);
+  tell(VHOST_USER_SET_VRING_NUM, vhost_vring_state{0, kRingSize});
+  tell(VHOST_USER_SET_VRING_ADDR, addresses);
+  kick(0);
+  EXPECT_TRUE(runs(0)) << why(0);
+  tell(VHOST_USER_SET_FEATURES, kFeatures | VIRTIO_F_EVENT_IDX);
+  EXPECT_FALSE(runs(0)) << "avail_event would lie outside";
+}
+
+}  // namespace
+}  // namespace pollux::vhost
