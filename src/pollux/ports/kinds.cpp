@@ -13,6 +13,7 @@
 #include "pollux/ports/ring/port.hpp"
 #include "pollux/ports/tap/port.hpp"
 #include "pollux/ports/vhost_user/port.hpp"
+#include "pollux/ports/virtio_user/port.hpp"
 
 namespace pollux {
 
@@ -22,6 +23,9 @@ std::span<const PortKind> port_kinds() {
   static const std::array kKinds{
       PortKind{"vhost-user", "SOCKET", "a VM or container, over a vhost-user socket",
                vhost_user_port_keys(), make_vhost_user_port},
+      PortKind{"virtio-user", "SOCKET",
+               "the driver's side of a vhost-user socket: a guest without one",
+               virtio_user_port_keys(), make_virtio_user_port},
       PortKind{"null", "", "takes every packet and forgets it; may deliver made-up frames",
                null_port_keys(), make_null_port},
       PortKind{"ring", "NAME", "joined to the other ring port of this name in the same program",

@@ -12,9 +12,9 @@
 #include "pollux/packet/burst.hpp"
 #include "pollux/ring/split_driver_ring.hpp"
 #include "pollux/spec/virtio_net.hpp"
+#include "pollux/virtio/net_driver_config.hpp"
 #include "pollux/virtio/net_header.hpp"
 #include "pollux/virtio/net_offload.hpp"
-#include "pollux/virtio/shared_window.hpp"
 
 namespace pollux::virtio {
 
@@ -31,16 +31,17 @@ namespace pollux::virtio {
 template <typename Ring>
 class NetDriverRx {
  public:
-  /// `features`: what was negotiated. `window`: the pool's region as the device sees it. The pool
-  /// outlives the queue, which must be stopped before it dies.
-  NetDriverRx(Ring ring, Pool& pool, const SharedWindow& window, uint64_t features)
+  /// The pool, whose region config.window is, outlives the queue, which must be stopped before it
+  /// dies.
+  NetDriverRx(Ring ring, Pool& pool, const NetDriverConfig& config)
       : ring_(std::move(ring)),
         pool_(&pool),
-        window_(window),
-        hdr_size_(static_cast<uint32_t>(spec::net_hdr_size(features))),
-        mergeable_((features & spec::VIRTIO_NET_F_MRG_RXBUF) != 0),
-        features_(features),
-        separate_header_((features & (spec::VIRTIO_F_VERSION_1 | spec::VIRTIO_F_ANY_LAYOUT)) == 0),
+        config_(config),
+        hdr_size_(static_cast<uint32_t>(spec::net_hdr_size(config.features))),
+        each_(config.separate_header() ? 2 : 1),
+        reserve_(ring_.size() - std::min(ring_.size(), each_ * config.max_buffers)),
+        refill_at_(std::clamp((ring_.size() - reserve_) / each_ / 4, uint32_t{1}, kBatch)),
+        mergeable_(config.has(spec::VIRTIO_NET_F_MRG_RXBUF)),
         whole_copies_(pool.buffer_size() >= Packet::kHeadCapacity),
         posted_(std::make_unique<BufferIndex[]>(ring_.size())) {}
 
@@ -59,7 +60,7 @@ class NetDriverRx {
     if (&burst.cache().pool() != pool_) return false;
     fetch();
     if (begin_ != end_ || skip_ != 0) take(burst, counters);
-    refill(burst.cache(), std::min<uint32_t>(kBatch, ring_.size() / 4));
+    refill(burst.cache(), refill_at_);
     return ring_.publish();
   }
 
@@ -257,7 +258,7 @@ class NetDriverRx {
       return true;
     if (is_plain(hdr)) {
       // 5.1.6.4: the device's word, which only means something when it was asked for.
-      packet.meta.csum_valid = (features_ & spec::VIRTIO_NET_F_GUEST_CSUM) != 0 &&
+      packet.meta.csum_valid = config_.has(spec::VIRTIO_NET_F_GUEST_CSUM) &&
                                (hdr.flags & spec::VIRTIO_NET_HDR_F_DATA_VALID) != 0;
       return true;
     }
@@ -270,11 +271,11 @@ class NetDriverRx {
   bool agreed_to(const spec::virtio_net_hdr& hdr) const noexcept {
     switch (hdr.gso_type & ~spec::VIRTIO_NET_HDR_GSO_ECN) {
       case spec::VIRTIO_NET_HDR_GSO_NONE:
-        return (features_ & spec::VIRTIO_NET_F_GUEST_CSUM) != 0;
+        return config_.has(spec::VIRTIO_NET_F_GUEST_CSUM);
       case spec::VIRTIO_NET_HDR_GSO_TCPV4:
-        return (features_ & spec::VIRTIO_NET_F_GUEST_TSO4) != 0;
+        return config_.has(spec::VIRTIO_NET_F_GUEST_TSO4);
       case spec::VIRTIO_NET_HDR_GSO_TCPV6:
-        return (features_ & spec::VIRTIO_NET_F_GUEST_TSO6) != 0;
+        return config_.has(spec::VIRTIO_NET_F_GUEST_TSO6);
       default:
         return false;
     }
@@ -292,8 +293,8 @@ class NetDriverRx {
 
   /// Stage 3: posts buffers, if there is room for at least `least`.
   void refill(PoolCache& cache, uint32_t least) noexcept {
-    const uint32_t each = separate_header_ ? 2 : 1;
-    uint32_t room = ring_.free_descriptors() / each;
+    const uint32_t free = ring_.free_descriptors();
+    uint32_t room = free > reserve_ ? (free - reserve_) / each_ : 0;
     if (room < least) return;
     while (room != 0 && !ring_.broken()) {
       std::array<BufferIndex, kBatch> buffers;
@@ -313,17 +314,17 @@ class NetDriverRx {
 
   void post(const BufferIndex* buffers, uint32_t count) noexcept {
     const uint32_t size = pool_->buffer_size();
-    if (separate_header_) return post_separately(buffers, count);
+    if (each_ == 2) return post_separately(buffers, count);
     ring_.add_writable(count, [&](size_t i, uint16_t id) {
       posted_[id] = buffers[i];
-      return ring::DriverBuffer{window_.device_addr(start(buffers[i])), hdr_size_ + size};
+      return ring::DriverBuffer{config_.window.device_addr(start(buffers[i])), hdr_size_ + size};
     });
   }
 
-  /// 5.1.6.3.2: legacy devices want the header in a descriptor of its own.
+  /// 5.1.6.6: legacy devices want the header in a descriptor of its own.
   void post_separately(const BufferIndex* buffers, uint32_t count) noexcept {
     for (uint32_t i = 0; i < count; ++i) {
-      const uint64_t addr = window_.device_addr(start(buffers[i]));
+      const uint64_t addr = config_.window.device_addr(start(buffers[i]));
       const std::array in{ring::DriverBuffer{addr, hdr_size_},
                           ring::DriverBuffer{addr + hdr_size_, pool_->buffer_size()}};
       posted_[ring_.add({}, in)] = buffers[i];
@@ -332,11 +333,12 @@ class NetDriverRx {
 
   Ring ring_;
   Pool* pool_;
-  SharedWindow window_;
+  NetDriverConfig config_;
   uint32_t hdr_size_;
+  uint32_t each_;       // descriptors of a posted buffer
+  uint32_t reserve_;    // descriptors that stay free because of max_buffers
+  uint32_t refill_at_;  // so many buffers missing are worth posting
   bool mergeable_;
-  uint64_t features_;
-  bool separate_header_;
   bool whole_copies_;  // a buffer holds at least what copy_head may read
   uint32_t skip_ = 0;  // buffers still to be dropped of a frame that is too long
   size_t begin_ = 0;   // fetched_[begin_, end_)

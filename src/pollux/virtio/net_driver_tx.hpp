@@ -14,8 +14,8 @@
 #include "pollux/packet/burst.hpp"
 #include "pollux/ring/split_driver_ring.hpp"
 #include "pollux/spec/virtio_net.hpp"
+#include "pollux/virtio/net_driver_config.hpp"
 #include "pollux/virtio/net_header.hpp"
-#include "pollux/virtio/shared_window.hpp"
 
 namespace pollux::virtio {
 
@@ -30,15 +30,14 @@ namespace pollux::virtio {
 template <typename Ring>
 class NetDriverTx {
  public:
-  /// `features`: what was negotiated. `window`: the pool's region as the device sees it. The pool
-  /// outlives the queue, which must be stopped before it dies.
-  NetDriverTx(Ring ring, Pool& pool, const SharedWindow& window, uint64_t features)
+  /// The pool, whose region config.window is, outlives the queue, which must be stopped before it
+  /// dies.
+  NetDriverTx(Ring ring, Pool& pool, const NetDriverConfig& config)
       : ring_(std::move(ring)),
         pool_(&pool),
-        window_(window),
-        features_(features),
-        hdr_size_(static_cast<uint32_t>(spec::net_hdr_size(features))),
-        separate_header_((features & (spec::VIRTIO_F_VERSION_1 | spec::VIRTIO_F_ANY_LAYOUT)) == 0),
+        config_(config),
+        hdr_size_(static_cast<uint32_t>(spec::net_hdr_size(config.features))),
+        separate_header_(config.separate_header()),
         whole_copies_(pool.buffer_size() >= Packet::kHeadCapacity),
         first_(std::make_unique<BufferIndex[]>(ring_.size())),
         next_(std::make_unique<BufferIndex[]>(pool.buffer_count())) {}
@@ -74,7 +73,7 @@ class NetDriverTx {
 
   /// Gives the buffers of what the device has finished with back to the pool; `send` does so, too.
   void reclaim(PoolCache& cache) noexcept {
-    for (uint32_t budget = ring_.size() / kBatch + 1; budget != 0; --budget) {
+    for (size_t budget = ring_.size() / kBatch + 1; budget != 0; --budget) {
       std::array<ring::UsedChain, kBatch> used;
       const size_t count = ring_.poll_used(used.data(), kBatch);
       for (size_t i = 0; i < count; ++i) release_chain(used[i].id, cache);
@@ -112,6 +111,11 @@ class NetDriverTx {
     size_t buffer_count = 0;
   };
 
+  /// How many more buffers the device may hold. A chain may overdraw it once.
+  uint32_t allowance() const noexcept {
+    return config_.max_buffers - std::min(in_flight_, config_.max_buffers);
+  }
+
   /// A packet that needs no more than the one descriptor and the one buffer that most need.
   enum class Single : uint8_t { kNo, kFresh, kInPlace };
 
@@ -128,7 +132,7 @@ class NetDriverTx {
   bool own_tail(const Packet& packet) const noexcept {
     if (!packet.tail_owned()) return false;
     for (const Segment& segment : packet.tail()) {
-      if (!window_.holds(segment.data, segment.len)) return false;
+      if (!config_.window.holds(segment.data, segment.len)) return false;
     }
     return true;
   }
@@ -141,7 +145,7 @@ class NetDriverTx {
   }
 
   bool agreed_to(const PacketMeta& meta) const noexcept {
-    if (meta.needs_csum && (features_ & spec::VIRTIO_NET_F_CSUM) == 0) return false;
+    if (meta.needs_csum && !config_.has(spec::VIRTIO_NET_F_CSUM)) return false;
     switch (meta.gso) {
       case GsoType::kNone:
         return true;
@@ -151,13 +155,12 @@ class NetDriverTx {
         return agreed_to_tso(spec::VIRTIO_NET_F_HOST_TSO6, meta);
       case GsoType::kUdp4:
       case GsoType::kUdp6:
-        return (features_ & spec::VIRTIO_NET_F_HOST_USO) != 0;
+        return config_.has(spec::VIRTIO_NET_F_HOST_USO);
     }
     return false;
   }
   bool agreed_to_tso(uint64_t feature, const PacketMeta& meta) const noexcept {
-    const uint64_t wanted = feature | (meta.gso_ecn ? spec::VIRTIO_NET_F_HOST_ECN : 0);
-    return (features_ & wanted) == wanted;
+    return config_.has(feature | (meta.gso_ecn ? spec::VIRTIO_NET_F_HOST_ECN : 0));
   }
 
   /// How many packets from `from` on are of the common kind, up to a batch.
@@ -175,7 +178,7 @@ class NetDriverTx {
   /// Sends the leading_singles() of the burst, one descriptor each, in one go.
   Step send_singles(Burst& burst, size_t from, Totals& totals) noexcept {
     Step step;
-    step.count = std::min<size_t>(singles_, ring_.free_descriptors());
+    step.count = std::min({singles_, size_t{ring_.free_descriptors()}, size_t{allowance()}});
     step.stopped = step.count < singles_;
     std::array<BufferIndex, kBatch> fresh;
     if (!get_fresh(burst.cache(), fresh.data(), step)) {
@@ -194,6 +197,7 @@ class NetDriverTx {
       return copied(packet, first_[id]);
     });
     totals.packets += sent;
+    in_flight_ += static_cast<uint32_t>(sent);
     return sent == step.count ? step : broken(burst.cache(), fresh.data(), next, step);
   }
 
@@ -232,7 +236,8 @@ class NetDriverTx {
     std::byte* at = segment.data - packet.head_size();
     ring_.access().copy_out(at, packet.head(), packet.head_size());
     write_header(at - hdr_size_, packet.meta);
-    const ring::DriverBuffer buffer{window_.device_addr(at - hdr_size_), hdr_size_ + packet.size()};
+    const ring::DriverBuffer buffer{config_.window.device_addr(at - hdr_size_),
+                                    hdr_size_ + packet.size()};
     packet.drop_tail();
     return buffer;
   }
@@ -247,7 +252,7 @@ class NetDriverTx {
       ring_.access().copy_out(data + at, segment.data, segment.len);
       at += segment.len;
     }
-    return {window_.device_addr(data - hdr_size_), hdr_size_ + at};
+    return {config_.window.device_addr(data - hdr_size_), hdr_size_ + at};
   }
 
   void write_header(std::byte* to, const PacketMeta& meta) noexcept {
@@ -291,7 +296,7 @@ class NetDriverTx {
     const size_t need = own ? elements_in_place(packet) : elements_copied(packet);
     if (need > std::min<size_t>(Chain::kMax, ring_.size())) return drop(DropReason::too_long);
     if (ring_.broken()) return {0, true, DropReason::receiver_down};
-    if (!ring_.has_room(static_cast<uint32_t>(need))) return {0, true};
+    if (!ring_.has_room(static_cast<uint32_t>(need)) || allowance() == 0) return {0, true};
     Chain chain;
     if (!(own ? gather(packet, chain, burst.cache()) : copy(packet, chain, burst.cache()))) {
       return {0, true, DropReason::no_buffers};
@@ -314,9 +319,9 @@ class NetDriverTx {
   }
 
   void append(Chain& chain, const std::byte* data, uint32_t len) const noexcept {
-    chain.elements[chain.element_count++] = {window_.device_addr(data), len};
+    chain.elements[chain.element_count++] = {config_.window.device_addr(data), len};
   }
-  /// Header and first bytes: one element, or two for a legacy device (5.1.8, framing).
+  /// Header and first bytes: one element, or two for a legacy device (5.1.6.6).
   void append_first(Chain& chain, std::byte* frame, uint32_t len) const noexcept {
     if (separate_header_) {
       append(chain, frame - hdr_size_, hdr_size_);
@@ -379,6 +384,7 @@ class NetDriverTx {
 
   void remember(const Chain& chain, uint16_t id) noexcept {
     const auto more = [&](size_t i) { return i + 1 < chain.buffer_count ? kMore : 0; };
+    in_flight_ += static_cast<uint32_t>(chain.buffer_count);
     first_[id] = chain.buffers[0] | more(0);
     for (size_t i = 1; i < chain.buffer_count; ++i) {
       next_[chain.buffers[i - 1]] = chain.buffers[i] | more(i);
@@ -391,19 +397,21 @@ class NetDriverTx {
       const BufferIndex here = buffer & ~kMore;
       buffer = next_[here];
       cache.release_buffer(here);
+      --in_flight_;
     }
     cache.release_buffer(buffer);
+    --in_flight_;
   }
 
   Ring ring_;
   Pool* pool_;
-  SharedWindow window_;
-  uint64_t features_;
+  NetDriverConfig config_;
   uint32_t hdr_size_;
   bool separate_header_;
   bool whole_copies_;                     // a buffer holds at least what copy_head may write
   std::unique_ptr<BufferIndex[]> first_;  // by chain id: its first buffer
   std::unique_ptr<BufferIndex[]> next_;   // by buffer: the one after it in its chain
+  uint32_t in_flight_ = 0;                // buffers with the device
   size_t singles_ = 0;
   std::array<Single, kBatch> kinds_;  // of the next singles_ packets
 };

@@ -17,8 +17,8 @@ class NetDriverRxTest : public test::PoolTest {
  protected:
   void open(uint64_t features, uint32_t size = 64) {
     queue = std::make_unique<NetQueue>(*pool, size);
-    rx = std::make_unique<Rx>(ring::SplitDriverRing<>(queue->layout), *pool, queue->window,
-                              features);
+    rx = std::make_unique<Rx>(ring::SplitDriverRing<>(queue->layout), *pool,
+                              NetDriverConfig{queue->window, features, max_buffers});
     EXPECT_TRUE(rx->fill(*cache));
   }
   void TearDown() override {
@@ -31,6 +31,7 @@ class NetDriverRxTest : public test::PoolTest {
   }
   uint64_t drops(DropReason reason) { return counters.drops.value(reason); }
 
+  uint32_t max_buffers = ~0u;
   std::unique_ptr<NetQueue> queue;
   std::unique_ptr<Rx> rx;
   Burst burst{*cache};
@@ -214,6 +215,21 @@ TEST_F(NetDriverRxTest, WithoutBuffersTheQueueRunsDryAndRecovers) {
   EXPECT_EQ(poll(), 0u);
   EXPECT_EQ(queue->available(), 16);
   for (const BufferIndex buffer : all) cache->release_buffer(buffer);
+}
+
+TEST_F(NetDriverRxTest, PostsNoMoreBuffersThanItMay) {
+  max_buffers = 10;
+  open(kModern);
+  EXPECT_EQ(queue->available(), 10);
+  for (int i = 0; i < 100; ++i) {
+    queue->deliver(net_header(1) + pattern(1000));
+    ASSERT_EQ(poll(), 1u);
+    burst.clear();
+    EXPECT_LE(queue->available(), 10);
+  }
+  rx->stop(*cache);
+  open(0);
+  EXPECT_EQ(queue->available(), 10) << "of two descriptors each";
 }
 
 }  // namespace

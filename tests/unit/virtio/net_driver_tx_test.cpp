@@ -24,8 +24,8 @@ class NetDriverTxTest : public test::PoolTest {
       tables.resize(4 * kEntries);
       options.indirect = {tables.data(), kTables, 4, kEntries};
     }
-    tx = std::make_unique<Tx>(ring::SplitDriverRing<>(queue->layout, options), *pool, queue->window,
-                              features);
+    tx = std::make_unique<Tx>(ring::SplitDriverRing<>(queue->layout, options), *pool,
+                              NetDriverConfig{queue->window, features, max_buffers});
   }
   void TearDown() override {
     burst.clear();
@@ -50,6 +50,7 @@ class NetDriverTxTest : public test::PoolTest {
   uint64_t drops(DropReason reason) { return counters.drops.value(reason); }
 
   std::vector<spec::virtq_desc> tables;
+  uint32_t max_buffers = ~0u;
   std::unique_ptr<NetQueue> queue;
   std::unique_ptr<Tx> tx;
   Burst burst{*cache};
@@ -268,6 +269,22 @@ TEST_F(NetDriverTxTest, ABrokenRingTakesNothingAndLosesNothing) {
   burst.release_front(3);
   EXPECT_EQ(send(), DropReason::receiver_down);
   EXPECT_EQ(burst.size(), 1u);
+}
+
+TEST_F(NetDriverTxTest, GivesTheDeviceNoMoreBuffersThanItMay) {
+  max_buffers = 5;
+  open(kModern);
+  for (unsigned i = 0; i < 8; ++i) burst.push(make_packet(pattern(60), 192));
+  EXPECT_EQ(send(), DropReason::receiver_ring_full);
+  EXPECT_EQ(burst.size(), 3u);
+  for (int i = 0; i < 4; ++i) receive(1);
+  send();
+  EXPECT_TRUE(burst.empty());
+  burst.push(make_packet(pattern(6014), 128));
+  send();
+  EXPECT_TRUE(burst.empty()) << "a chain may overdraw once";
+  burst.push(make_packet(pattern(60), 192));
+  EXPECT_EQ(send(), DropReason::receiver_ring_full);
 }
 
 }  // namespace

@@ -1,0 +1,384 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "pollux/ports/virtio_user/port.hpp"
+
+#include <fmt/format.h>
+#include <fmt/ranges.h>
+#include <poll.h>
+#include <sys/eventfd.h>
+
+#include <algorithm>
+#include <array>
+#include <atomic>
+#include <chrono>
+#include <cstdint>
+#include <mutex>
+#include <optional>
+#include <string>
+#include <thread>
+#include <utility>
+#include <vector>
+
+#include "pollux/packet/tx_offloads.hpp"
+#include "pollux/ports/virtio_user/queues.hpp"
+#include "pollux/ports/virtio_user/session.hpp"
+#include "pollux/spec/vhost_user.hpp"
+#include "pollux/spec/virtio_net.hpp"
+#include "pollux/vhost/request_table.hpp"
+#include "pollux/vhost/unix_socket.hpp"
+#include "pollux/virtio/feature_names.hpp"
+
+namespace pollux {
+namespace {
+
+using std::chrono::milliseconds;
+using virtio_user::RxSlot;
+using virtio_user::Session;
+using virtio_user::TxSlot;
+
+constexpr auto kFirstRetry = milliseconds(5);
+constexpr auto kLastRetry = milliseconds(200);
+constexpr auto kWatchPeriod = milliseconds(100);
+constexpr auto kReplyTimeout = std::chrono::seconds(5);
+constexpr auto kQuiescenceDeadline = std::chrono::seconds(2);
+
+constexpr std::array kKeys{
+    PortKey{"queues", "queue pairs, 1 to 128; fewer if the back end has fewer (1)"},
+    PortKey{"queue-size", "entries of each ring, a power of two, 2 to 32768 (1024)"},
+    PortKey{"server", "on: listen on the socket; off: connect to it, for ever (off)"},
+    PortKey{"mrg", "use mergeable receive buffers (on)"},
+    PortKey{"indirect", "use indirect descriptors (on)"},
+    PortKey{"event-idx", "use event indices (on)"},
+    PortKey{"csum", "use checksum offload (on)"},
+    PortKey{"tso", "use TCP segmentation offload (on)"},
+    PortKey{"version-1", "use VIRTIO 1.0 and later; off: the legacy layout (on)"},
+    PortKey{"packed", "packed rings; not there yet (off)"},
+    PortKey{"mac", "the address of this side, e.g. 52:54:00:00:00:01 (none)"},
+    PortKey{"mtu", "tell the back end this MTU, 68 to 65535 (nothing)"},
+    PortKey{"regions", "share the packet buffers as so many memory regions, 1 to 500 (1)"},
+};
+
+struct Config {
+  std::string path;
+  bool server = false;
+  std::optional<MacAddress> mac;
+  virtio_user::SessionConfig session;
+};
+
+uint64_t wanted_features(SpecReader& read) {
+  using namespace spec;
+  uint64_t features = VIRTIO_F_ANY_LAYOUT | VIRTIO_NET_F_MQ | VIRTIO_NET_F_MAC |
+                      VIRTIO_NET_F_STATUS | VIRTIO_NET_F_MTU;
+  if (read.get_bool("version-1", true)) features |= VIRTIO_F_VERSION_1;
+  if (read.get_bool("mrg", true)) features |= VIRTIO_NET_F_MRG_RXBUF;
+  if (read.get_bool("indirect", true)) features |= VIRTIO_F_INDIRECT_DESC;
+  if (read.get_bool("event-idx", true)) features |= VIRTIO_F_EVENT_IDX;
+  if (read.get_bool("csum", true)) features |= VIRTIO_NET_F_CSUM | VIRTIO_NET_F_GUEST_CSUM;
+  if (read.get_bool("tso", true)) {
+    features |= VIRTIO_NET_F_HOST_TSO4 | VIRTIO_NET_F_HOST_TSO6 | VIRTIO_NET_F_HOST_ECN |
+                VIRTIO_NET_F_GUEST_TSO4 | VIRTIO_NET_F_GUEST_TSO6 | VIRTIO_NET_F_GUEST_ECN;
+  }
+  return features;
+}
+
+Result<Config> read_config(const PortSpec& spec) {
+  SpecReader read(spec);
+  read.require_target("the path of a socket, e.g. virtio-user:/run/v0.sock");
+  Config config;
+  config.path = spec.target;
+  config.server = read.get_bool("server", false);
+  config.mac = read.get_mac("mac");
+  auto& session = config.session;
+  session.queue_pairs = static_cast<uint16_t>(read.get_u32("queues", {.min = 1, .max = 128}, 1));
+  session.queue_size = read.get_u32(
+      "queue-size", {.min = 2, .max = spec::kMaxSplitQueueSize, .power_of_two = true}, 1024);
+  session.pool_regions = read.get_u32("regions", {.min = 1, .max = 500}, 1);
+  session.mtu = static_cast<uint16_t>(read.get_u32("mtu", {.min = 68, .max = 65535}, 0));
+  session.features = wanted_features(read);
+  if (read.get_bool("packed", false)) {
+    read.fail_with("packed rings are not there yet: leave packed=on out");
+  }
+  if (auto ok = read.finish(); !ok) return forward(ok);
+  return config;
+}
+
+/// What the back end takes undone, from the features that were negotiated.
+uint32_t tx_offloads(uint64_t features) {
+  using namespace spec;
+  uint32_t bits = 0;
+  if ((features & VIRTIO_NET_F_CSUM) != 0) bits |= kTxChecksum;
+  if ((features & VIRTIO_NET_F_HOST_TSO4) != 0) bits |= kTxTso4;
+  if ((features & VIRTIO_NET_F_HOST_TSO6) != 0) bits |= kTxTso6;
+  if ((features & VIRTIO_NET_F_HOST_ECN) != 0) bits |= kTxTsoEcn;
+  return bits;
+}
+
+class VirtioUserPort final : public Port {
+ public:
+  VirtioUserPort(Config config, const PortContext& context)
+      : config_(std::move(config)),
+        context_(context),
+        rx_(config_.session.queue_pairs),
+        tx_(config_.session.queue_pairs) {
+    for (TxSlot& slot : tx_) slot.offloads = &offloads_;
+  }
+  ~VirtioUserPort() override { VirtioUserPort::stop(); }
+
+  Status start() override;
+  void stop() noexcept override;
+  PortInfo info() const override;
+
+  std::vector<RxQueue> rx_queues() override {
+    std::vector<RxQueue> handles;
+    for (RxSlot& slot : rx_) handles.push_back(slot.handle());
+    return handles;
+  }
+  std::vector<TxQueue> tx_queues() override {
+    std::vector<TxQueue> handles;
+    for (TxSlot& slot : tx_) handles.push_back(slot.handle());
+    return handles;
+  }
+
+ private:
+  /// What the port's thread tells info(). Plain values, under state_lock_.
+  struct State {
+    explicit State(std::string what) : text(std::move(what)) {}
+    std::string text;
+    bool up = false;
+    std::string peer;
+    std::string broken;
+    std::string memory;
+    uint64_t features = 0;
+    uint64_t protocol_features = 0;
+    size_t queue_pairs = 0;
+  };
+
+  // The port's thread.
+  void run();
+  [[nodiscard]] Result<vhost::Frontend> meet();
+  void attempt();
+  void publish(Session& session);
+  void unpublish();
+  void watch(Session& session);
+  void retire(std::unique_ptr<Session> session, bool hung_up);
+  void note_broken(Session& session);
+  void note_problem(const Error& error);
+  void pause(milliseconds delay);
+  [[nodiscard]] bool stopping() const { return stopping_.load(std::memory_order_relaxed); }
+  void set_state(State state) {
+    const std::lock_guard guard(state_lock_);
+    state_ = std::move(state);
+  }
+
+  const Config config_;
+  PortContext context_;
+  std::vector<RxSlot> rx_;
+  std::vector<TxSlot> tx_;
+  std::atomic<uint32_t> offloads_{0};
+
+  std::optional<vhost::UnixListener> listener_;
+  UniqueFd stop_fd_;
+  std::atomic<bool> stopping_{false};
+  std::thread thread_;
+
+  mutable std::mutex state_lock_;
+  State state_{"not started"};
+
+  // The port's thread's own.
+  milliseconds retry_ = kFirstRetry;
+  std::string last_problem_;
+};
+
+Status VirtioUserPort::start() {
+  if (auto ok = vhost::check_socket_path(config_.path); !ok) return ok;
+  if (config_.server) {
+    auto listener = vhost::UnixListener::bind(config_.path);
+    if (!listener) return forward(listener);
+    listener_ = std::move(*listener);
+  }
+  stop_fd_.reset(::eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC));
+  if (!stop_fd_) return fail_errno(errno, "can not make an eventfd");
+  set_state(State((config_.server ? "waiting for a back end to connect to " : "connecting to ") +
+                  config_.path));
+  thread_ = std::thread([this] { run(); });
+  return {};
+}
+
+void VirtioUserPort::stop() noexcept {
+  if (!thread_.joinable()) return;
+  stopping_.store(true);
+  (void)eventfd_write(stop_fd_.get(), 1);
+  thread_.join();
+  listener_.reset();
+}
+
+void VirtioUserPort::run() {
+  while (!stopping()) attempt();
+  set_state(State("stopped"));
+}
+
+/// Waits for a back end, serves it until it goes, and cleans up.
+void VirtioUserPort::attempt() {
+  auto frontend = meet();
+  if (!frontend) {
+    note_problem(frontend.error());
+    return pause(retry_);
+  }
+  auto session = Session::establish(std::move(*frontend), config_.session, context_.pool);
+  if (!session) {
+    note_problem(session.error());
+    return pause(retry_);
+  }
+  retry_ = kFirstRetry;
+  last_problem_.clear();
+  publish(**session);
+  watch(**session);
+  unpublish();
+  retire(std::move(*session), !stopping());
+}
+
+Result<vhost::Frontend> VirtioUserPort::meet() {
+  const vhost::FrontendOptions options{&context_.clock, kReplyTimeout, stop_fd_.get()};
+  return listener_ ? vhost::Frontend::accept(*listener_, options)
+                   : vhost::Frontend::connect(config_.path, options);
+}
+
+void VirtioUserPort::publish(Session& session) {
+  const uint64_t features = session.features();
+  offloads_.store(tx_offloads(features), std::memory_order_relaxed);
+  const size_t pairs = session.rx().size();
+  for (size_t i = 0; i < pairs; ++i) {
+    rx_[i].live.store(session.rx()[i].get(), std::memory_order_release);
+  }
+  for (size_t i = 0; i < tx_.size(); ++i) {
+    tx_[i].live.store(session.tx()[i % pairs].get(), std::memory_order_release);
+  }
+  State state("connected to " + config_.path);
+  state.peer = session.frontend().peer().describe();
+  state.up = true;
+  state.memory = session.memory();
+  state.features = features;
+  state.protocol_features = session.frontend().protocol_features();
+  state.queue_pairs = pairs;
+  context_.log.info(fmt::format("connected to {}{}{}: {} queue pair{}, {}", config_.path,
+                                state.peer.empty() ? "" : ", ", state.peer, pairs,
+                                pairs == 1 ? "" : "s",
+                                fmt::join(virtio::net_feature_names(features), " ")));
+  set_state(std::move(state));
+}
+
+void VirtioUserPort::unpublish() {
+  for (RxSlot& slot : rx_) slot.live.store(nullptr, std::memory_order_release);
+  for (TxSlot& slot : tx_) slot.live.store(nullptr, std::memory_order_release);
+  offloads_.store(0, std::memory_order_relaxed);
+}
+
+void VirtioUserPort::watch(Session& session) {
+  bool broken = false;
+  while (!stopping()) {
+    if (auto ok = session.frontend().wait_for_hang_up(kWatchPeriod); !ok) {
+      if (!stopping()) {
+        context_.log.warn(fmt::format("lost {}: {}", config_.path, ok.error().what));
+        set_state(State(fmt::format("waiting for {} to come back", config_.path)));
+      }
+      return;
+    }
+    if (!broken) {
+      note_broken(session);
+      const std::lock_guard guard(state_lock_);
+      broken = !state_.broken.empty();
+    }
+  }
+}
+
+void VirtioUserPort::note_broken(Session& session) {
+  std::string what;
+  const auto look = [&](const virtio_user::LiveRing& ring, const char* name, size_t i) {
+    const ring::RingError error = ring.broken.load(std::memory_order_relaxed);
+    if (error != ring::RingError::none && what.empty()) {
+      what = fmt::format("{}{}: {}", name, i, describe(error));
+    }
+  };
+  for (size_t i = 0; i < session.rx().size(); ++i) {
+    look(*session.rx()[i], "rx", i);
+    look(*session.tx()[i], "tx", i);
+  }
+  if (what.empty()) return;
+  context_.log.warn(fmt::format("a queue is stopped until the back end comes anew: {}", what));
+  const std::lock_guard guard(state_lock_);
+  state_.broken = std::move(what);
+}
+
+/// Frees an unpublished session once no worker can be using it, and, if the back end lives, once
+/// that has stopped: until then it may write to buffers that would be somebody else's already.
+void VirtioUserPort::retire(std::unique_ptr<Session> session, bool hung_up) {
+  while (!context_.quiescence.synchronize(kQuiescenceDeadline)) {
+    context_.log.error("a worker does not let go of a ring: waiting for it");
+  }
+  if (hung_up) return;
+  eventfd_t count;
+  (void)eventfd_read(stop_fd_.get(), &count);  // the front end would not talk otherwise
+  if (auto ok = session->stop_rings(); !ok) {
+    context_.log.warn(fmt::format("left {} without goodbye: {}", config_.path, ok.error().what));
+  }
+}
+
+void VirtioUserPort::note_problem(const Error& error) {
+  if (stopping() || (config_.server && error.code == ErrorCode::kTimeout)) return;
+  if (error.what == last_problem_) return;
+  last_problem_ = error.what;
+  // That nobody is there yet is what waiting is for.
+  const bool usual = error.code == ErrorCode::kNotFound || error.code == ErrorCode::kDisconnected;
+  const std::string text = fmt::format("trying again: {}", error.what);
+  if (usual) {
+    context_.log.debug(text);
+  } else {
+    context_.log.warn(text);
+  }
+  set_state(State(text));
+}
+
+/// Sleeps, unless told to stop; the next time twice as long, up to kLastRetry.
+void VirtioUserPort::pause(milliseconds delay) {
+  pollfd fd{stop_fd_.get(), POLLIN, 0};
+  if (!stopping()) (void)::poll(&fd, 1, static_cast<int>(delay.count()));
+  retry_ = std::min(kLastRetry, 2 * delay);
+}
+
+PortInfo VirtioUserPort::info() const {
+  PortInfo info;
+  info.kind = "virtio-user";
+  info.target = config_.path;
+  info.rx_queues = config_.session.queue_pairs;
+  info.tx_queues = config_.session.queue_pairs;
+  info.mtu = config_.session.mtu;
+  info.mac = config_.mac;
+  const std::lock_guard guard(state_lock_);
+  info.link_up = state_.up;
+  info.peer = state_.peer;
+  info.state = state_.text;
+  info.broken = state_.broken;
+  info.memory = state_.memory;
+  info.features = state_.features & ~spec::VHOST_USER_F_PROTOCOL_FEATURES;
+  info.feature_names = virtio::net_feature_names(state_.features);
+  info.protocol_feature_names = vhost::protocol_feature_names(state_.protocol_features);
+  for (size_t i = 0; i < config_.session.queue_pairs; ++i) {
+    const bool on = i < state_.queue_pairs;
+    const uint32_t size = on ? config_.session.queue_size : 0;
+    info.rings.push_back({fmt::format("rx{}", i), size, on, "split"});
+    info.rings.push_back({fmt::format("tx{}", i), size, on, "split"});
+  }
+  return info;
+}
+
+}  // namespace
+
+Result<std::unique_ptr<Port>> make_virtio_user_port(const PortSpec& spec,
+                                                    const PortContext& context) {
+  auto config = read_config(spec);
+  if (!config) return forward(config);
+  return std::make_unique<VirtioUserPort>(std::move(*config), context);
+}
+
+std::span<const PortKey> virtio_user_port_keys() { return kKeys; }
+
+}  // namespace pollux

@@ -1,0 +1,46 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "pollux/ports/virtio_user/queues.hpp"
+
+#include <mutex>
+
+namespace pollux::virtio_user {
+namespace {
+
+void poll(void* self, Burst& burst) noexcept {
+  auto& slot = *static_cast<RxSlot*>(self);
+  LiveRx* live = slot.live.load(std::memory_order_acquire);
+  if (live == nullptr) return;
+  const bool wanted = live->queue.poll(burst, slot.counters);
+  live->note(live->queue.ring().error());
+  if (wanted) live->notify();
+}
+
+DropReason send(void* self, Burst& burst) noexcept {
+  auto& slot = *static_cast<TxSlot*>(self);
+  LiveTx* live = slot.live.load(std::memory_order_acquire);
+  if (live == nullptr) return DropReason::receiver_down;
+  const std::lock_guard guard(live->lock);
+  const DropReason why = live->queue.send(burst, slot.counters);
+  live->note(live->queue.ring().error());
+  return why;
+}
+
+void flush(void* self) noexcept {
+  auto& slot = *static_cast<TxSlot*>(self);
+  LiveTx* live = slot.live.load(std::memory_order_acquire);
+  if (live == nullptr) return;
+  bool wanted = false;
+  {
+    const std::lock_guard guard(live->lock);
+    wanted = live->queue.publish();
+  }
+  if (wanted) live->notify();
+}
+
+}  // namespace
+
+RxQueue RxSlot::handle() noexcept { return {this, poll, nullptr, &counters}; }
+
+TxQueue TxSlot::handle() noexcept { return {this, send, flush, offloads, &counters}; }
+
+}  // namespace pollux::virtio_user

@@ -1,0 +1,163 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "pollux/ports/virtio_user/session.hpp"
+
+#include <algorithm>
+#include <utility>
+
+#include "pollux/spec/vhost_user.hpp"
+#include "pollux/spec/virtio_net.hpp"
+
+namespace pollux::virtio_user {
+namespace {
+
+using namespace spec;
+
+/// 5.1.6.3: the largest frame with segmentation offloads, and its header.
+constexpr uint32_t kLargestFrame = 65589 + kNetHdrSize;
+constexpr uint64_t kHostTso = VIRTIO_NET_F_HOST_TSO4 | VIRTIO_NET_F_HOST_TSO6;
+constexpr uint64_t kGuestTso = VIRTIO_NET_F_GUEST_TSO4 | VIRTIO_NET_F_GUEST_TSO6;
+
+/// Longest chain that a transmitq makes: a whole packet's segments, its head, a legacy header.
+constexpr uint32_t kTableEntries = Packet::kMaxSegments + 2;
+
+uint16_t receiveq(uint16_t pair) { return static_cast<uint16_t>(2 * pair); }
+uint16_t transmitq(uint16_t pair) { return static_cast<uint16_t>(2 * pair + 1); }
+
+Result<UniqueFd> make_eventfd() {
+  UniqueFd fd(::eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC));
+  if (!fd) return fail_errno(errno, "can not make an eventfd");
+  return fd;
+}
+
+}  // namespace
+
+uint64_t choose_features(uint64_t offered, const SessionConfig& config, uint32_t buffer_size) {
+  uint64_t features = offered & config.features;
+  const auto without = [&](bool missing, uint64_t bits) {
+    if (missing) features &= ~bits;
+  };
+  const uint32_t pieces = kLargestFrame / buffer_size + 3;
+  const bool too_many = pieces > std::min<uint32_t>(config.queue_size, Packet::kMaxSegments);
+  without((features & VIRTIO_NET_F_CSUM) == 0 || too_many, kHostTso);
+  without((features & VIRTIO_NET_F_GUEST_CSUM) == 0 || too_many, kGuestTso);
+  without((features & VIRTIO_NET_F_MRG_RXBUF) == 0, kGuestTso);
+  without((features & kHostTso) == 0, VIRTIO_NET_F_HOST_ECN);
+  without((features & kGuestTso) == 0, VIRTIO_NET_F_GUEST_ECN);
+  without(config.queue_pairs < 2, VIRTIO_NET_F_MQ);
+  without(config.mtu == 0, VIRTIO_NET_F_MTU);
+  return features;
+}
+
+Result<std::unique_ptr<Session>> Session::establish(vhost::Frontend frontend,
+                                                    const SessionConfig& config, Pool& pool) {
+  std::unique_ptr<Session> session(new Session(std::move(frontend), config, pool));
+  if (auto ok = session->negotiate(); !ok) return forward(ok);
+  if (auto ok = session->share_memory(); !ok) return forward(ok);
+  if (auto ok = session->set_up_rings(); !ok) return forward(ok);
+  if (auto ok = session->start(); !ok) return forward(ok);
+  return session;
+}
+
+Session::~Session() {
+  PoolCache cache(pool_);
+  for (auto& rx : rx_) rx->queue.stop(cache);
+  for (auto& tx : tx_) tx->queue.stop(cache);
+}
+
+Status Session::negotiate() {
+  if (auto ok = frontend_.set_owner(); !ok) return ok;
+  auto offered = frontend_.get_features();
+  if (!offered) return forward(offered);
+  features_ = choose_features(*offered, config_, pool_.buffer_size());
+  if ((*offered & VHOST_USER_F_PROTOCOL_FEATURES) != 0) {
+    features_ |= VHOST_USER_F_PROTOCOL_FEATURES;
+    if (auto ok = negotiate_protocol(); !ok) return ok;
+  }
+  if (queue_pairs_ < 2) features_ &= ~VIRTIO_NET_F_MQ;
+  return frontend_.set_features(features_);
+}
+
+Status Session::negotiate_protocol() {
+  auto offered = frontend_.get_protocol_features();
+  if (!offered) return forward(offered);
+  uint64_t wanted = VHOST_USER_PROTOCOL_F_REPLY_ACK | VHOST_USER_PROTOCOL_F_CONFIGURE_MEM_SLOTS;
+  if (has(VIRTIO_NET_F_MQ)) wanted |= VHOST_USER_PROTOCOL_F_MQ;
+  if (config_.mtu != 0) wanted |= VHOST_USER_PROTOCOL_F_MTU;
+  if (auto ok = frontend_.set_protocol_features(*offered & wanted); !ok) return ok;
+  if ((frontend_.protocol_features() & VHOST_USER_PROTOCOL_F_MQ) == 0) return {};
+  auto queues = frontend_.get_queue_num();
+  if (!queues) return forward(queues);
+  if (*queues == 0) return fail(ErrorCode::kProtocol, "the back end says that it has no queues");
+  queue_pairs_ = static_cast<uint16_t>(std::min<uint64_t>(*queues, config_.queue_pairs));
+  return {};
+}
+
+Status Session::share_memory() {
+  SharedMemory::Shape shape;
+  shape.rings = 2U * queue_pairs_;
+  shape.size = config_.queue_size;
+  shape.table_entries = has(VIRTIO_F_INDIRECT_DESC) ? kTableEntries : 0;
+  shape.pool_regions = config_.pool_regions;
+  auto memory = SharedMemory::create(pool_, shape);
+  if (!memory) return forward(memory);
+  memory_ = std::move(*memory);
+  if ((frontend_.protocol_features() & VHOST_USER_PROTOCOL_F_MTU) != 0) {
+    if (auto ok = frontend_.set_mtu(config_.mtu); !ok) return ok;
+  }
+  return frontend_.share_memory(memory_->regions());
+}
+
+DriverRing Session::make_ring(uint16_t index) const {
+  return DriverRing(memory_->layout(index),
+                    {.event_idx = has(VIRTIO_F_EVENT_IDX), .indirect = memory_->tables(index)});
+}
+
+Status Session::set_up_rings() {
+  const virtio::NetDriverConfig config{
+      memory_->pool_window(), features_,
+      // Half the pool at most for all rings: the rest is for what is on its way through here.
+      std::max<uint32_t>(pool_.buffer_count() / (4 * queue_pairs_), 1)};
+  PoolCache cache(pool_);
+  for (uint16_t pair = 0; pair < queue_pairs_; ++pair) {
+    rx_.push_back(std::make_unique<LiveRx>(make_ring(receiveq(pair)), pool_, config));
+    tx_.push_back(std::make_unique<LiveTx>(make_ring(transmitq(pair)), pool_, config));
+    if (auto ok = set_up_ring(receiveq(pair), *rx_.back()); !ok) return ok;
+    if (auto ok = set_up_ring(transmitq(pair), *tx_.back()); !ok) return ok;
+    (void)rx_.back()->queue.fill(cache);
+  }
+  return {};
+}
+
+Status Session::set_up_ring(uint16_t index, LiveRing& ring) {
+  for (UniqueFd* fd : {&ring.kick, &ring.call}) {
+    auto made = make_eventfd();
+    if (!made) return forward(made);
+    *fd = std::move(*made);
+  }
+  if (auto ok = frontend_.set_vring_num(index, config_.queue_size); !ok) return ok;
+  if (auto ok = frontend_.set_vring_base(index, 0); !ok) return ok;
+  if (auto ok = frontend_.set_vring_addr(index, memory_->addresses(index)); !ok) return ok;
+  if (auto ok = frontend_.set_vring_call(index, ring.call.get()); !ok) return ok;
+  return frontend_.set_vring_kick(index, ring.kick.get());
+}
+
+Status Session::start() {
+  // "Ring states": without protocol features rings start enabled.
+  if (has(VHOST_USER_F_PROTOCOL_FEATURES)) {
+    for (uint16_t ring = 0; ring < 2 * queue_pairs_; ++ring) {
+      if (auto ok = frontend_.set_vring_enable(ring, true); !ok) return ok;
+    }
+  }
+  // A back end that waits for its first notification gets one for the buffers posted above.
+  for (const auto& rx : rx_) rx->notify();
+  return {};
+}
+
+Status Session::stop_rings() {
+  for (uint16_t ring = 0; ring < 2 * queue_pairs_; ++ring) {
+    if (auto base = frontend_.get_vring_base(ring); !base) return forward(base);
+  }
+  return {};
+}
+
+}  // namespace pollux::virtio_user

@@ -1,0 +1,79 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "pollux/base/result.hpp"
+#include "pollux/packet/pool.hpp"
+#include "pollux/ports/virtio_user/queues.hpp"
+#include "pollux/ports/virtio_user/shared_memory.hpp"
+#include "pollux/vhost/frontend.hpp"
+
+namespace pollux::virtio_user {
+
+/// What a port wants of a back end.
+struct SessionConfig {
+  uint64_t features = 0;     ///< virtio bits that it can use
+  uint16_t queue_pairs = 1;  ///< at most; a back end may have fewer
+  uint32_t queue_size = 1024;
+  uint32_t pool_regions = 1;
+  uint16_t mtu = 0;  ///< to tell the back end; 0: nothing
+};
+
+/// Of the features that a back end offers and a port wants, those that make sense together, with
+/// such a pool and such rings (VIRTIO 1.3, 5.1.3.1): no segmentation without checksums, no large
+/// frames without mergeable buffers or without room for their chains.
+[[nodiscard]] uint64_t choose_features(uint64_t offered, const SessionConfig& config,
+                                       uint32_t buffer_size);
+
+/// One connection to a back end with its memory and running rings. Belongs to the port's thread;
+/// the rings are lent to the workers in between.
+class Session {
+ public:
+  /// Negotiates, shares memory, sets rings up, posts receive buffers and enables the rings. Takes
+  /// as long as the front end's timeouts allow. Errors: the front end's, or kUnsupported.
+  [[nodiscard]] static Result<std::unique_ptr<Session>> establish(vhost::Frontend frontend,
+                                                                  const SessionConfig& config,
+                                                                  Pool& pool);
+  /// Gives all buffers back to the pool. No worker may use the rings any more. If the back end may
+  /// still be alive, stop_rings() was called before.
+  ~Session();
+  Session(const Session&) = delete;
+  Session& operator=(const Session&) = delete;
+
+  /// Tells the back end to stop, and waits until it has: from then on it touches no memory.
+  [[nodiscard]] Status stop_rings();
+
+  [[nodiscard]] vhost::Frontend& frontend() { return frontend_; }
+  [[nodiscard]] std::vector<std::unique_ptr<LiveRx>>& rx() { return rx_; }
+  [[nodiscard]] std::vector<std::unique_ptr<LiveTx>>& tx() { return tx_; }
+  [[nodiscard]] uint64_t features() const { return features_; }
+  [[nodiscard]] std::string memory() const { return memory_->describe(); }
+
+ private:
+  Session(vhost::Frontend frontend, const SessionConfig& config, Pool& pool)
+      : frontend_(std::move(frontend)), config_(config), pool_(pool) {}
+  [[nodiscard]] Status negotiate();
+  [[nodiscard]] Status negotiate_protocol();
+  [[nodiscard]] Status share_memory();
+  [[nodiscard]] Status set_up_ring(uint16_t index, LiveRing& ring);
+  [[nodiscard]] Status set_up_rings();
+  [[nodiscard]] Status start();
+  [[nodiscard]] DriverRing make_ring(uint16_t index) const;
+  [[nodiscard]] bool has(uint64_t feature) const { return (features_ & feature) != 0; }
+
+  vhost::Frontend frontend_;
+  SessionConfig config_;
+  Pool& pool_;
+  uint64_t features_ = 0;
+  uint16_t queue_pairs_ = 1;
+  std::optional<SharedMemory> memory_;
+  std::vector<std::unique_ptr<LiveRx>> rx_;
+  std::vector<std::unique_ptr<LiveTx>> tx_;
+};
+
+}  // namespace pollux::virtio_user
