@@ -18,7 +18,7 @@ class Loop:
                  options=(), **more):
         sockets = (switch.socket(a), switch.socket(b))
         self.switch, self.names, self.queues = switch, (a, b), queues
-        self.frame_size = frame_size
+        self.frame_size, self.server = frame_size, server
         vdevs = [tp.virtio_user(path, mac=mac, queues=queues, queue_size=queue_size,
                                 mrg_rxbuf=mrg_rxbuf, vectorized=vectorized, server=server)
                  for path, mac in zip(sockets, macs)]
@@ -32,7 +32,9 @@ class Loop:
 
     def start(self, wait=True):
         if wait:
-            self.switch.wait_attached(*self.names)
+            # testpmd as a socket's server accepts a new client when asked about the link.
+            self.switch.wait_attached(*self.names, poke=lambda: self.server and
+                                      self.testpmd.command("show port info all"))
         self.testpmd.start_loop(self.in_flight, self.frame_size)
 
     def wait_packets(self, count, timeout=60):

@@ -7,7 +7,7 @@ import json
 import os
 import signal
 import subprocess
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from .process import Child, HarnessError, Supervisor, cpu_pair, wait_until
@@ -81,10 +81,12 @@ class PolluxSwitch(Switch):
     def port_infos(self) -> dict[str, dict]:
         return {port["name"]: port for port in self.ask("ports")["ports"]}
 
-    def wait_attached(self, *names: str, timeout: float = 30) -> None:
+    def wait_attached(self, *names: str, timeout: float = 30,
+                      poke: Callable[[], object] = lambda: None) -> None:
         wanted = set(names or self.sockets)
 
         def up() -> bool:
+            poke()
             return wanted <= {n for n, p in self.port_infos().items() if p["link_up"]}
         try:
             wait_until(up, timeout, "", 0.05)

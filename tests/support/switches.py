@@ -11,7 +11,7 @@ import json
 import os
 import re
 import signal
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -57,7 +57,10 @@ class Switch:
     def socket(self, name: str) -> str:
         return self.sockets[name]
 
-    def wait_attached(self, *names: str, timeout: float = 30) -> None:
+    def wait_attached(self, *names: str, timeout: float = 30,
+                      poke: Callable[[], object] = lambda: None) -> None:
+        """Waits until these ports, or all, have a peer whose queues run. `poke` is called again
+        and again meanwhile, for a peer that has to be reminded."""
         raise NotImplementedError
 
     def counters(self) -> dict[str, Counters]:
@@ -93,8 +96,9 @@ class TestpmdSwitch(Switch):
         self.testpmd.command(f"set fwd {forward}")
         self.testpmd.command("start")
 
-    def wait_attached(self, *names: str, timeout: float = 30) -> None:
-        self.testpmd.wait_ready(len(names or self.ports), timeout, self._mark)
+    def wait_attached(self, *names: str, timeout: float = 30,
+                      poke: Callable[[], object] = lambda: None) -> None:
+        self.testpmd.wait_ready(len(names or self.ports), timeout, self._mark, poke)
         self._mark = self.child.mark()  # the next wait is for other peers
 
     def counters(self) -> dict[str, Counters]:
@@ -160,10 +164,12 @@ class OvsSwitch(Switch):
         return call(["ovs-vsctl", f"--db=unix:{self.dir}/db.sock", "--no-wait", *argv],
                     env=self.env)
 
-    def wait_attached(self, *names: str, timeout: float = 30) -> None:
+    def wait_attached(self, *names: str, timeout: float = 30,
+                      poke: Callable[[], object] = lambda: None) -> None:
         wanted = set(names or self.sockets)
 
         def polled() -> bool:
+            poke()
             text = call(["ovs-appctl", "-t", self.dir / "vs.ctl", "dpif-netdev/pmd-rxq-show"],
                         env=self.env)
             return wanted <= set(re.findall(r"port: (\S+)\s+queue-id:\s+\d+ \(enabled\)", text))

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from .process import Child, HarnessError, Supervisor, cpu_pair, wait_until
@@ -146,11 +146,15 @@ class Testpmd:
                           self.command("show fwd stats all"), re.DOTALL)
         return (float(match[1]), float(match[2]) * 1e6) if match else (0.0, 0.0)
 
-    def wait_ready(self, count: int | None = None, timeout: float = 20, since: int = 0) -> None:
-        """Waits until `count` front ends have a working connection to our vhost ports."""
+    def wait_ready(self, count: int | None = None, timeout: float = 20, since: int = 0,
+                   poke: Callable[[], object] = lambda: None) -> None:
+        """Waits until `count` front ends have attached to our vhost ports, `since` a mark()."""
         count = self.ports if count is None else count
-        wait_until(lambda: self.child.output.count("virtio is now ready for processing", since)
-                   >= count, timeout, f"{count} peers attach to testpmd's vhost ports")
+
+        def ready() -> bool:
+            poke()
+            return self.child.output.count("virtio is now ready for processing", since) >= count
+        wait_until(ready, timeout, f"{count} peers attach to testpmd's vhost ports")
 
     def quit(self, timeout: float = 20) -> None:
         """Ends in an orderly way: closes its sockets after telling the peers."""
