@@ -112,6 +112,9 @@ inline GsoFrame gso_frame(GsoType gso, size_t payload, std::mt19937& random, siz
     put16(bytes, frame.l3 + 2, ip_size);
     put16(bytes, frame.l3 + 6, 0x4000);
     bytes[frame.l3 + 9] = frame.tcp() ? 6 : 17;
+    put16(bytes, frame.l3 + 10, 0);
+    const auto header = bytes.begin() + static_cast<long>(frame.l3);
+    put16(bytes, frame.l3 + 10, ~word_sum(Bytes(header, header + 20)));
   } else {
     bytes[frame.l3] = 0x60;
     put16(bytes, frame.l3 + 4, ip_size - 40);
