@@ -7,16 +7,13 @@ A test that fails with the stand-in as well has a fault in the harness or in the
 
 from __future__ import annotations
 
-import json
-import os
 import re
-import signal
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from . import testpmd as tp
-from .process import Child, HarnessError, Supervisor, call, cpu_pair, wait_until
+from .process import Child, Supervisor, call, cpu_pair, wait_until
 from .system import find_program
 
 
@@ -87,7 +84,9 @@ class TestpmdSwitch(Switch):
         queues = max(p.queues for p in self.ports)
         vdevs = [tp.vhost(self.sockets[p.name], queues=p.queues, client=not p.server, tso=tso)
                  for p in self.ports]
-        # In testpmd offloads cross io forwarding only if both of its sides ask for them.
+        for port in self.ports:
+            if port.server:  # a killed testpmd leaves its sockets, and the next one stumbles
+                Path(self.sockets[port.name]).unlink(missing_ok=True)
         self.testpmd = tp.Testpmd(supervisor, vdevs, cpu=cpu_pair()[0] if cpu is None else cpu,
                                   frame_size=frame_size, huge=huge, queues=queues,
                                   name="testpmd-switch")
