@@ -1,10 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
+#include <array>
 #include <atomic>
+#include <bit>
 #include <cstddef>
 #include <cstdint>
 #include <cstring>
+#include <type_traits>
 
 namespace pollux {
 
@@ -37,12 +40,28 @@ struct SharedAccess {
     __atomic_store_n(to, value, __ATOMIC_RELEASE);
   }
 
+  /// A private copy of a small structure, of which the compiler may read no byte twice: a plain
+  /// copy could become two loads from the original, one for the check and one for the use.
+  /// `from` need not be aligned.
+  template <typename T>
+  [[nodiscard]] T snapshot(const void* from) const noexcept {
+    static_assert(std::is_trivially_copyable_v<T> && sizeof(T) % sizeof(uint64_t) == 0);
+    const auto* in = static_cast<const volatile Word*>(from);
+    std::array<uint64_t, sizeof(T) / sizeof(uint64_t)> words;
+    for (uint64_t& word : words) word = (in++)->value;
+    return std::bit_cast<T>(words);
+  }
+
   /// Orders an own store before a following load (publish an index, then read the peer's event
-  /// field). A locked read-modify-write of a private word is cheaper than mfence, and GCC's
-  /// ThreadSanitizer understands it.
+  /// field). On x86 a locked read-modify-write of a private word is cheaper than mfence, and GCC's
+  /// ThreadSanitizer understands it; elsewhere it would order nothing else.
   void full_fence() const noexcept {
+#if defined(__x86_64__) || defined(__SANITIZE_THREAD__)
     std::atomic<uint32_t> word{0};
     word.fetch_add(1, std::memory_order_seq_cst);
+#else
+    std::atomic_thread_fence(std::memory_order_seq_cst);
+#endif
   }
 
   /// Copies `size` bytes out of peer memory into private memory.
@@ -60,6 +79,10 @@ struct SharedAccess {
   void prefetch_write(const void* at) const noexcept { __builtin_prefetch(at, 1, 3); }
 
  private:
+  struct [[gnu::packed, gnu::may_alias]] Word {
+    uint64_t value;
+  };
+
   /// Heads of packets are 60 to 128 bytes nearly always: two copies of fixed size, which may
   /// overlap, are cheaper than a call. Each piece is loaded whole before it is stored, so that
   /// overlapping memory gives unspecified bytes and nothing worse.
