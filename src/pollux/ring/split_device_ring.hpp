@@ -63,7 +63,8 @@ class SplitDeviceRing {
   [[nodiscard]] uint16_t next_avail() const noexcept { return next_avail_; }
 
   /// How many chains can be taken. Looks at the driver's index only when fewer than `wanted` are
-  /// known already. 0 on a broken ring.
+  /// known already. 0 on a broken ring. Breaks the ring when the index went back, or when more
+  /// chains are out, returned ones not counted, than the queue has entries.
   [[nodiscard]] uint32_t available(uint32_t wanted) noexcept {
     if (error_ != RingError::none) return 0;
     auto known = static_cast<uint16_t>(avail_idx_ - next_avail_);
@@ -72,7 +73,8 @@ class SplitDeviceRing {
     // it covers are visible after this.
     const uint16_t idx = access_.load_acquire(&layout_.avail->idx);
     known = static_cast<uint16_t>(idx - next_avail_);
-    if (known > layout_.size) {
+    const auto out = static_cast<uint16_t>(idx - published_used_);
+    if (known > layout_.size || out > layout_.size) {
       fail(RingError::avail_jump);
       return 0;
     }
@@ -102,6 +104,11 @@ class SplitDeviceRing {
     return out.status == TranslationStatus::kOk && out.size == desc.len;
   }
 
+  /// Longest chain that is followed, indirect tables included (2.7.4.1 allows a limit). Queues may
+  /// be larger, but a driver that makes each frame of thousands of pieces would cost all others
+  /// their time.
+  static constexpr uint32_t kMaxChain = 1024;
+
   /// Walks the chain at `head`, all of whose descriptors must be for `want`, and calls
   /// `visit(std::byte* data, uint32_t len) -> bool` for each contiguous piece, in order, at least
   /// one byte long; false ends the walk. A descriptor that crosses from one region into an adjacent
@@ -110,10 +117,11 @@ class SplitDeviceRing {
   ChainStatus walk(uint16_t head, MemoryAccess want, Visit&& visit) noexcept {
     const spec::virtq_desc* table = layout_.desc;
     uint32_t entries = layout_.size;
-    uint32_t budget = layout_.size;  // 2.7.5.3.1: no chain is longer than the queue
+    uint32_t budget = std::min(entries, kMaxChain);  // 2.7.5.3.1: none is longer than the queue
     uint32_t index = head;
     bool in_indirect = false;
     while (budget-- != 0) {
+      ++walked_;
       const spec::virtq_desc desc = read(&table[index]);
       if ((desc.flags & spec::VIRTQ_DESC_F_INDIRECT) != 0) {
         // 2.7.5.3: no table within a table, none that goes on, whole entries only.
@@ -128,7 +136,7 @@ class SplitDeviceRing {
         }
         table = reinterpret_cast<const spec::virtq_desc*>(where.data);
         entries = desc.len / sizeof(spec::virtq_desc);
-        budget = std::min(entries, kMaxIndirect);
+        budget = std::min(entries, kMaxChain);  // drivers of tiny queues have longer tables
         index = 0;
         in_indirect = true;
         continue;
@@ -142,8 +150,11 @@ class SplitDeviceRing {
       index = desc.next;
       if (index >= entries) return ChainStatus::kBadDescriptor;
     }
-    return ChainStatus::kBadDescriptor;  // a loop
+    return ChainStatus::kBadDescriptor;  // a loop, or too long
   }
+
+  /// Descriptors that walks have read so far (wraps): what they cost.
+  [[nodiscard]] uint32_t walked() const noexcept { return walked_; }
 
   /// Moves past `count` chains, which the caller will return with put_used.
   void take(uint32_t count) noexcept { next_avail_ = static_cast<uint16_t>(next_avail_ + count); }
@@ -177,32 +188,26 @@ class SplitDeviceRing {
     return (flags & spec::VIRTQ_AVAIL_F_NO_INTERRUPT) == 0;
   }
 
-  /// Asks the driver not to notify us of new chains, since we poll (2.7.9, 2.7.10). With EVENT_IDX
-  /// there is no off switch: an event index half the ring of numbers away is as good.
+  /// Asks the driver not to notify us of new chains, since we poll (2.7.10). With EVENT_IDX there
+  /// is no off switch, and flags must be 0: an event index half of all numbers away is as good.
   void suppress_notifications() noexcept {
-    if (event_idx_) {
-      access_.store(layout_.avail_event(), static_cast<uint16_t>(next_avail_ + 0x8000));
-    } else {
-      access_.store(&layout_.used->flags, spec::VIRTQ_USED_F_NO_NOTIFY);
-    }
+    access_.store(&layout_.used->flags, event_idx_ ? uint16_t{0} : spec::VIRTQ_USED_F_NO_NOTIFY);
+    view_.note_write(&layout_.used->flags, sizeof(uint16_t));
+    if (!event_idx_) return;
+    access_.store(layout_.avail_event(), static_cast<uint16_t>(next_avail_ + 0x8000));
+    view_.note_write(layout_.avail_event(), sizeof(uint16_t));
   }
 
   /// Marks the ring broken; it gives no more chains.
   void fail(RingError error) noexcept { error_ = error; }
 
  private:
-  /// Longest indirect table that is followed: drivers limit themselves to the queue size, but
-  /// those with tiny queues do not.
-  static constexpr uint32_t kMaxIndirect = 1024;
-
   static constexpr uint16_t write_flag(MemoryAccess want) {
     return want == MemoryAccess::kWrite ? spec::VIRTQ_DESC_F_WRITE : uint16_t{0};
   }
 
   spec::virtq_desc read(const spec::virtq_desc* from) noexcept {
-    spec::virtq_desc copy;
-    access_.copy_in(&copy, from, sizeof copy);
-    return copy;
+    return access_.template snapshot<spec::virtq_desc>(from);
   }
 
   template <typename Visit>
@@ -241,6 +246,7 @@ class SplitDeviceRing {
   uint16_t avail_idx_;       // the driver's index as last seen
   uint16_t next_used_;       // where the next used entry goes
   uint16_t published_used_;  // what the driver has been shown
+  uint32_t walked_ = 0;
   PeerView view_;
 };
 
