@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "pollux/packet/pool.hpp"
 
+#include <algorithm>
 #include <vector>
 
 namespace pollux {
@@ -96,7 +97,10 @@ Packet* PoolCache::clone_borrowing(const Packet& original) noexcept {
   Packet* clone = allocate();
   if (clone == nullptr) return nullptr;
   clone->meta = original.meta;
-  clone->set_head_size(original.head_size());
+  // A head that grew at the front needs its head room in the clone too.
+  const size_t fresh = std::min<size_t>(original.head_size(), Packet::kHeadCapacity);
+  clone->set_head_size(static_cast<uint32_t>(fresh));
+  (void)clone->prepend(original.head_size() - static_cast<uint32_t>(fresh));
   std::memcpy(clone->head(), original.head(), original.head_size());
   for (const Segment& segment : original.tail()) {
     clone->append({segment.data, segment.len, kBorrowed});
