@@ -66,6 +66,9 @@ class NetDeviceTx {
   static constexpr size_t kMaxPosted = 32;
   static constexpr size_t kPayloadAhead = 2;    // packets whose payload is on its way
   static constexpr uint32_t kMaxBuffers = 512;  // a frame of 64 KiB in buffers of 128 bytes
+  /// Descriptors of chains looked at for one frame. A driver that strings empty ones together pays
+  /// with its buffers, not with the senders' time.
+  static constexpr uint32_t kMaxWalked = 2048;
 
   /// A buffer that the driver posted, if it is one run of bytes; size 0: its chain needs a walk.
   struct Buffer {
@@ -264,6 +267,7 @@ class NetDeviceTx {
   Outcome put_merged(const Packet& packet, Posted& posted) noexcept {
     const uint32_t total = hdr_size_ + packet.size();
     std::array<Buffer, kMaxBuffers> chains;
+    const uint32_t walked_before = ring_.walked();
     uint64_t capacity = 0;
     uint32_t count = 0;
     while (capacity < total) {
@@ -277,7 +281,7 @@ class NetDeviceTx {
       const Capacity room = chain.size != 0 ? Capacity{chain.size} : measure(chain.head);
       if (room.status == ring::ChainStatus::kMiss) return {Outcome::kNoRoom};
       ++count;
-      if (room.status != ring::ChainStatus::kOk) {
+      if (room.status != ring::ChainStatus::kOk || ring_.walked() - walked_before > kMaxWalked) {
         discard(posted, chains.data(), count);
         return {Outcome::kDropped, DropReason::receiver_bad_buffer};
       }
