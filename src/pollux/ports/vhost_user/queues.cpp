@@ -3,9 +3,7 @@
 
 #include <array>
 #include <cstring>
-#include <thread>
-
-#include "pollux/base/tsc.hpp"
+#include <mutex>
 
 namespace pollux::vhost_user {
 namespace {
@@ -50,7 +48,7 @@ void poll(void* self, Burst& burst) noexcept {
   const size_t before = burst.size();
   live->queue.poll(burst, slot.counters);
   live->note(live->queue.ring().error());
-  if (!live->enabled) [[unlikely]]
+  if (!live->enabled()) [[unlikely]]
     discard(burst, before, slot.counters);
 }
 
@@ -60,36 +58,27 @@ void complete(void* self) noexcept {
   if (live != nullptr && live->queue.complete()) live->notify();
 }
 
-void lock(LiveTx& live) noexcept {
-  for (unsigned spins = 0; live.locked.exchange(true, std::memory_order_acquire); ++spins) {
-    if (spins < 64) {
-      cpu_relax();
-    } else {
-      std::this_thread::yield();  // its holder may have been descheduled
-    }
-  }
-}
-
-void unlock(LiveTx& live) noexcept { live.locked.store(false, std::memory_order_release); }
-
 DropReason send(void* self, Burst& burst) noexcept {
   auto& slot = *static_cast<TxSlot*>(self);
   LiveTx* live = slot.live.load();
   if (live == nullptr) return DropReason::receiver_down;
-  lock(*live);
+  const std::scoped_lock guard(slot.lock, live->lock);
   live->queue.send(burst, slot.counters);
-  live->note(live->queue.ring().error());
-  unlock(*live);
-  return DropReason::receiver_ring_full;
+  const ring::RingError error = live->queue.ring().error();
+  live->note(error);
+  return error == ring::RingError::none ? DropReason::receiver_ring_full
+                                        : DropReason::receiver_down;
 }
 
 void flush(void* self) noexcept {
   auto& slot = *static_cast<TxSlot*>(self);
   LiveTx* live = slot.live.load();
   if (live == nullptr) return;
-  lock(*live);
-  const bool wanted = live->queue.publish();
-  unlock(*live);
+  bool wanted = false;
+  {
+    const std::lock_guard guard(live->lock);
+    wanted = live->queue.publish();
+  }
   if (wanted) live->notify();
 }
 

@@ -7,6 +7,7 @@
 #include <memory>
 #include <utility>
 
+#include "pollux/base/spin_lock.hpp"
 #include "pollux/port/queue.hpp"
 #include "pollux/ring/split_device_ring.hpp"
 #include "pollux/vhost/device.hpp"
@@ -18,21 +19,17 @@ namespace pollux::vhost_user {
 using DeviceRing = ring::SplitDeviceRing<>;
 
 /// What both directions of a running ring have in common. Made and freed by control; between
-/// publication and quiescence the fields belong to the workers, but for `broken`.
+/// publication and quiescence the fields belong to the workers, but for the atomic ones.
 struct LiveRing {
   /// Why the peer's ring is stopped: written once by a worker, read by control.
   std::atomic<ring::RingError> broken{ring::RingError::none};
-  bool enabled = false;
-  vhost::SharedFd call;
-  vhost::SharedFd err;
+  /// Replaced whole by control, so that no packet is lost when a front end changes its call
+  /// descriptor; the one before is freed after quiescence.
+  std::atomic<const vhost::RingControls*> controls{nullptr};
   std::shared_ptr<const PeerMemory> memory;
   uint32_t size = 0;
 
-  void set_controls(const vhost::RingControls& controls) {
-    enabled = controls.enabled;
-    call = controls.call;
-    err = controls.err;
-  }
+  [[nodiscard]] bool enabled() const noexcept { return controls.load()->enabled; }
 
   void note(ring::RingError error) noexcept {
     if (error != ring::RingError::none) [[unlikely]] {
@@ -42,7 +39,8 @@ struct LiveRing {
 
   /// Wakes the driver. A descriptor that can take no more is one that was not read yet.
   void notify() const noexcept {
-    if (call) (void)eventfd_write(call->get(), 1);
+    const vhost::RingControls* now = controls.load();
+    if (now->call) (void)eventfd_write(now->call->get(), 1);
   }
 };
 
@@ -57,8 +55,7 @@ struct LiveRx : LiveRing {
 struct LiveTx : LiveRing {
   explicit LiveTx(DeviceRing ring, uint64_t features) : queue(std::move(ring), features) {}
 
-  /// Held for a burst.
-  std::atomic<bool> locked{false};
+  SpinLock lock;  ///< held for a burst
   virtio::NetDeviceTx<DeviceRing> queue;
 };
 
@@ -80,6 +77,8 @@ struct TxSlot {
   std::atomic<LiveTx*> live{nullptr};
   /// kTx... bits of what the peer agreed to; see TxQueue::offloads.
   const std::atomic<uint32_t>* offloads = nullptr;
+  /// Held while `counters` are written: ring locks alone would not do while handles move.
+  SpinLock lock;
   QueueCounters counters;
 
   [[nodiscard]] TxQueue handle() noexcept;

@@ -1,0 +1,251 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "pollux/ports/vhost_user/device.hpp"
+
+#include <fmt/format.h>
+
+#include <chrono>
+#include <mutex>
+#include <type_traits>
+#include <utility>
+
+#include "pollux/packet/tx_offloads.hpp"
+#include "pollux/spec/virtio_net.hpp"
+#include "pollux/vhost/backend_session.hpp"
+
+namespace pollux::vhost_user {
+namespace {
+
+constexpr auto kQuiescenceDeadline = std::chrono::seconds(2);
+
+/// What a peer takes undone, from the features that it negotiated.
+uint32_t tx_offloads(uint64_t features) {
+  using namespace spec;
+  uint32_t bits = 0;
+  if ((features & VIRTIO_NET_F_GUEST_CSUM) != 0) bits |= kTxChecksum;
+  if ((features & VIRTIO_NET_F_GUEST_TSO4) != 0) bits |= kTxTso4;
+  if ((features & VIRTIO_NET_F_GUEST_TSO6) != 0) bits |= kTxTso6;
+  if ((features & VIRTIO_NET_F_GUEST_ECN) != 0) bits |= kTxTsoEcn;
+  return bits;
+}
+
+}  // namespace
+
+NetDevice::NetDevice(const Config& config, Quiescence& quiescence, Log log)
+    : config_(config),
+      quiescence_(quiescence),
+      log_(std::move(log)),
+      rx_(config.queue_pairs),
+      tx_(config.queue_pairs),
+      rx_rings_(config.queue_pairs),
+      tx_rings_(config.queue_pairs) {
+  for (TxSlot& slot : tx_) slot.offloads = &offloads_;
+}
+
+std::vector<RxQueue> NetDevice::rx_queues() {
+  std::vector<RxQueue> handles;
+  for (RxSlot& slot : rx_) handles.push_back(slot.handle());
+  return handles;
+}
+
+std::vector<TxQueue> NetDevice::tx_queues() {
+  std::vector<TxQueue> handles;
+  for (TxSlot& slot : tx_) handles.push_back(slot.handle());
+  return handles;
+}
+
+vhost::DeviceOffer NetDevice::offer() const {
+  vhost::DeviceOffer offer;
+  offer.features = config_.features;
+  offer.protocol_features =
+      vhost::BackendSession::kProtocolFeatures & ~(spec::VHOST_USER_PROTOCOL_F_CONFIG);
+  offer.vrings = static_cast<uint16_t>(2 * config_.queue_pairs);
+  offer.queue_num = config_.queue_pairs;
+  return offer;
+}
+
+Status NetDevice::start_ring(const vhost::RingStart& start) {
+  if (start.layout.size > config_.queue_size) {
+    return fail(ErrorCode::kUnsupported,
+                fmt::format("a ring of {} entries is larger than queue-size={}", start.layout.size,
+                            config_.queue_size));
+  }
+  // We return chains in the order in which we take them, so whatever a back end before us took and
+  // did not return starts at the used index: go on there, whatever base the front end remembers.
+  const uint16_t next = SharedAccess{}.load_acquire(&start.layout.used->idx);
+  const ring::DeviceRingConfig ring_config{
+      .layout = start.layout,
+      .next_avail = next,
+      .indirect = (start.features & spec::VIRTIO_F_INDIRECT_DESC) != 0,
+      .event_idx = (start.features & spec::VIRTIO_F_EVENT_IDX) != 0};
+  DeviceRing ring(ring_config, PeerView(*start.memory));
+  ring.suppress_notifications();
+  const auto set_up = [&](auto& slot) {
+    using Live = typename std::remove_reference_t<decltype(slot.live)>::element_type;
+    slot.live = std::make_unique<Live>(std::move(ring), start.features);
+    slot.controls = std::make_unique<const vhost::RingControls>(start.controls);
+    slot.live->controls.store(slot.controls.get());
+    slot.live->memory = start.memory;
+    slot.live->size = start.layout.size;
+    slot.reported = false;
+  };
+  const size_t pair = start.index / 2;
+  if (is_rx(start.index)) {
+    set_up(rx_rings_[pair]);
+  } else {
+    set_up(tx_rings_[pair]);
+  }
+  publish(start.index);
+  return {};
+}
+
+void NetDevice::publish(uint16_t index) {
+  if (is_rx(index)) {
+    rx_[index / 2].live.store(rx_rings_[index / 2].live.get());
+  } else {
+    tx_rings_[index / 2].published = true;
+    map_tx();
+  }
+}
+
+/// Spreads the handles over the receiveqs that may be used; none when there are none.
+void NetDevice::map_tx() {
+  std::vector<LiveTx*> usable;
+  for (const auto& ring : tx_rings_) {
+    if (ring.published && ring.controls->enabled) usable.push_back(ring.live.get());
+  }
+  for (size_t i = 0; i < tx_.size(); ++i) {
+    tx_[i].live.store(usable.empty() ? nullptr : usable[i % usable.size()]);
+  }
+}
+
+/// Takes a ring out of the workers' sight; false when one of them may still use it.
+bool NetDevice::unpublish(uint16_t index) {
+  if (is_rx(index)) {
+    rx_[index / 2].live.store(nullptr);
+  } else {
+    tx_rings_[index / 2].published = false;
+    map_tx();
+  }
+  if (!quiescence_.synchronize(kQuiescenceDeadline)) return false;
+  show_leftovers(index);
+  return true;
+}
+
+/// A worker whose turn began with a ring and ended without it has filled used entries that nobody
+/// showed to the driver. Of receiveqs any may be concerned, as handles moved from one to another.
+void NetDevice::show_leftovers(uint16_t index) {
+  if (is_rx(index)) {
+    // Only a ring that no worker polls any more is control's to touch.
+    LiveRx& live = *rx_rings_[index / 2].live;
+    if (rx_[index / 2].live.load() == nullptr && live.queue.complete()) live.notify();
+    return;
+  }
+  for (const auto& ring : tx_rings_) {
+    if (!ring.live) continue;
+    bool wanted = false;
+    {
+      const std::lock_guard guard(ring.live->lock);
+      wanted = ring.live->queue.publish();
+    }
+    if (wanted) ring.live->notify();
+  }
+}
+
+Result<uint32_t> NetDevice::stop_ring(uint16_t index) {
+  const size_t pair = index / 2;
+  const bool quiet = unpublish(index);
+  const auto take_down = [&](auto& ring, auto& stranded) -> Result<uint32_t> {
+    if (!quiet) {
+      stranded.push_back(std::exchange(ring, {}));
+      return fail(ErrorCode::kTimeout, "a worker did not let go of a ring in time");
+    }
+    const uint32_t base = ring.live->queue.ring().next_avail();
+    ring = {};
+    return base;
+  };
+  return is_rx(index) ? take_down(rx_rings_[pair], stranded_rx_)
+                      : take_down(tx_rings_[pair], stranded_tx_);
+}
+
+void NetDevice::update_ring(uint16_t index, const vhost::RingControls& controls) {
+  if (is_rx(index)) {
+    update(rx_rings_[index / 2], index, controls);
+  } else {
+    update(tx_rings_[index / 2], index, controls);
+  }
+}
+
+template <typename Live>
+void NetDevice::update(Ring<Live>& ring, uint16_t index, const vhost::RingControls& controls) {
+  auto before = std::exchange(ring.controls, std::make_unique<const vhost::RingControls>(controls));
+  ring.live->controls.store(ring.controls.get());
+  if (controls.enabled != before->enabled && !is_rx(index)) map_tx();
+  if (quiescence_.synchronize(kQuiescenceDeadline)) {
+    show_leftovers(index);
+    return;
+  }
+  log_.error("a worker did not take notice of a changed ring in time: is its CPU taken?");
+  stranded_controls_.push_back(std::move(before));
+}
+
+void NetDevice::features_changed(uint64_t features) {
+  offloads_.store(tx_offloads(features), std::memory_order_relaxed);
+  // A worker that read the old bits must not send to a ring of the new session.
+  (void)quiescence_.synchronize(kQuiescenceDeadline);
+}
+
+void NetDevice::send_rarp(const std::array<uint8_t, 6>& mac) {
+  uint64_t number = uint64_t{1} << 63;
+  for (size_t i = 0; i < mac.size(); ++i) number |= uint64_t{mac[i]} << (8 * i);
+  rx_[0].announce.store(number);
+}
+
+Status NetDevice::set_mtu(uint64_t mtu) {
+  if (mtu < 68 || mtu > 65535) {
+    return fail(ErrorCode::kInvalidArgument, fmt::format("an MTU of {} is impossible", mtu));
+  }
+  mtu_ = static_cast<uint16_t>(mtu);
+  return {};
+}
+
+void NetDevice::report_broken_rings() {
+  for (size_t i = 0; i < rx_rings_.size(); ++i) {
+    report(rx_rings_[i], fmt::format("rx{}", i));
+    report(tx_rings_[i], fmt::format("tx{}", i));
+  }
+}
+
+template <typename Live>
+void NetDevice::report(Ring<Live>& ring, const std::string& name) {
+  if (!ring.live || ring.reported) return;
+  const ring::RingError error = ring.live->broken.load(std::memory_order_relaxed);
+  if (error == ring::RingError::none) return;
+  ring.reported = true;
+  log_.warn(fmt::format("{} is stopped: {}", name, ring::describe(error)));
+  if (ring.controls->err) (void)eventfd_write(ring.controls->err->get(), 1);
+}
+
+void NetDevice::describe(PortInfo& info) const {
+  info.rx_queues = config_.queue_pairs;
+  info.tx_queues = config_.queue_pairs;
+  info.mtu = mtu_;
+  const auto add = [&](const LiveRing* live, std::string name) {
+    PortInfo::Ring ring{std::move(name), 0, false, "split"};
+    if (live != nullptr) {
+      ring.size = live->size;
+      ring.enabled = live->enabled();
+      const ring::RingError error = live->broken.load(std::memory_order_relaxed);
+      if (error != ring::RingError::none) {
+        info.broken = fmt::format("{}: {}", ring.name, ring::describe(error));
+      }
+    }
+    info.rings.push_back(std::move(ring));
+  };
+  for (size_t i = 0; i < rx_rings_.size(); ++i) {
+    add(rx_rings_[i].live.get(), fmt::format("rx{}", i));
+    add(tx_rings_[i].live.get(), fmt::format("tx{}", i));
+    info.link_up |= tx_rings_[i].live && tx_rings_[i].live->enabled() && rx_rings_[i].live;
+  }
+}
+
+}  // namespace pollux::vhost_user

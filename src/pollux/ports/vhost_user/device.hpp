@@ -1,0 +1,88 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <array>
+#include <atomic>
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "pollux/base/log.hpp"
+#include "pollux/port/port.hpp"
+#include "pollux/port/quiescence.hpp"
+#include "pollux/ports/vhost_user/queues.hpp"
+#include "pollux/vhost/device.hpp"
+
+namespace pollux::vhost_user {
+
+/// The virtio-net device that a vhost-user port shows to its front end: starts and stops rings as
+/// the session says, and lets them appear and vanish behind queue handles that stay. Knows nothing
+/// of sockets. Control thread only, but for the handles.
+class NetDevice final : public vhost::BackendDevice {
+ public:
+  struct Config {
+    uint16_t queue_pairs = 1;
+    uint32_t queue_size = spec::kMaxSplitQueueSize;  ///< largest ring accepted
+    uint64_t features = 0;                           ///< offered
+  };
+
+  /// `quiescence` outlives the device.
+  NetDevice(const Config& config, Quiescence& quiescence, Log log);
+
+  [[nodiscard]] std::vector<RxQueue> rx_queues();
+  [[nodiscard]] std::vector<TxQueue> tx_queues();
+
+  /// Tells log and peer, once, of each ring that broke since the last call.
+  void report_broken_rings();
+
+  /// Fills in what the device knows: rings, link, MTU and what is broken.
+  void describe(PortInfo& info) const;
+
+  // vhost::BackendDevice. Ring 2i is the receiveq of queue pair i, ring 2i+1 its transmitq
+  // (VIRTIO 1.3, 5.1.2): what the guest sends is what the switch receives.
+  [[nodiscard]] vhost::DeviceOffer offer() const override;
+  [[nodiscard]] Status start_ring(const vhost::RingStart& start) override;
+  [[nodiscard]] Result<uint32_t> stop_ring(uint16_t index) override;
+  void update_ring(uint16_t index, const vhost::RingControls& controls) override;
+  void features_changed(uint64_t features) override;
+  void send_rarp(const std::array<uint8_t, 6>& mac) override;
+  [[nodiscard]] Status set_mtu(uint64_t mtu) override;
+
+ private:
+  static bool is_rx(uint16_t index) { return index % 2 == 1; }
+
+  /// One ring as control knows it, whether it runs or not.
+  template <typename Live>
+  struct Ring {
+    std::unique_ptr<Live> live;
+    std::unique_ptr<const vhost::RingControls> controls;
+    bool published = false;
+    bool reported = false;  // that it is broken
+  };
+
+  [[nodiscard]] bool unpublish(uint16_t index);
+  void publish(uint16_t index);
+  void map_tx();
+  void show_leftovers(uint16_t index);
+  template <typename Live>
+  void update(Ring<Live>& ring, uint16_t index, const vhost::RingControls& controls);
+  template <typename Live>
+  void report(Ring<Live>& ring, const std::string& name);
+
+  Config config_;
+  Quiescence& quiescence_;
+  Log log_;
+  uint16_t mtu_ = 0;
+  std::atomic<uint32_t> offloads_{0};
+  std::vector<RxSlot> rx_;
+  std::vector<TxSlot> tx_;
+  std::vector<Ring<LiveRx>> rx_rings_;
+  std::vector<Ring<LiveTx>> tx_rings_;
+  /// What a worker may still use since it missed a deadline: kept as long as the port.
+  std::vector<Ring<LiveRx>> stranded_rx_;
+  std::vector<Ring<LiveTx>> stranded_tx_;
+  std::vector<std::unique_ptr<const vhost::RingControls>> stranded_controls_;
+};
+
+}  // namespace pollux::vhost_user
