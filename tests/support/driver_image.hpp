@@ -17,7 +17,8 @@ void put_le(std::byte* at, T value) {
 template <typename T>
 [[nodiscard]] T get_le(const std::byte* at) {
   uint64_t value = 0;
-  for (size_t i = 0; i < sizeof(T); ++i) value |= uint64_t{std::to_integer<uint8_t>(at[i])} << (8 * i);
+  for (size_t i = 0; i < sizeof(T); ++i)
+    value |= uint64_t{std::to_integer<uint8_t>(at[i])} << (8 * i);
   return static_cast<T>(value);
 }
 

@@ -37,7 +37,8 @@ class GuardedMemory {
     const size_t tail = (align - size % align) % align;
     room_ = (size + tail + page - 1) / page * page;
     length_ = room_ + 2 * page;
-    void* all = mmap(nullptr, length_, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    void* all =
+        mmap(nullptr, length_, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
     if (all == MAP_FAILED) std::abort();
     all_ = static_cast<std::byte*>(all);
     first_ = all_ + page;
@@ -67,9 +68,7 @@ class GuardedMemory {
   static constexpr std::byte kCanary{0xc5};
 
   [[nodiscard]] std::span<std::byte> before() const { return {first_, data_}; }
-  [[nodiscard]] std::span<std::byte> behind() const {
-    return {data_ + size_, first_ + room_};
-  }
+  [[nodiscard]] std::span<std::byte> behind() const { return {data_ + size_, first_ + room_}; }
   void poison([[maybe_unused]] bool on) const {
 #ifdef POLLUX_TEST_ASAN
     for (const std::span<std::byte> bytes : {before(), behind()}) {

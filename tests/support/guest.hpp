@@ -90,7 +90,8 @@ class Guest {
   /// Everything that the guest has, to be compared later.
   [[nodiscard]] std::vector<Bytes> snapshot() const {
     std::vector<Bytes> all;
-    for (const auto& memory : memory_) all.emplace_back(memory->bytes().begin(), memory->bytes().end());
+    for (const auto& memory : memory_)
+      all.emplace_back(memory->bytes().begin(), memory->bytes().end());
     return all;
   }
 
@@ -164,7 +165,8 @@ class LeakChecked {
 
 [[nodiscard]] inline uint64_t all_drops(const QueueCounters& counters) {
   uint64_t sum = 0;
-  for (size_t r = 0; r < kDropReasonCount; ++r) sum += counters.drops.value(static_cast<DropReason>(r));
+  for (size_t r = 0; r < kDropReasonCount; ++r)
+    sum += counters.drops.value(static_cast<DropReason>(r));
   return sum;
 }
 
