@@ -65,6 +65,10 @@ Result<std::shared_ptr<PeerMapping>> PeerMapping::map(UniqueFd fd, uint64_t offs
   mapping->data_ = static_cast<std::byte*>(base) + lead;
   mapping->size_ = size;
   mapping->guard_slot_ = sigbus_guard(base, length, &mapping->faulted_);
+  if (mapping->guard_slot_ < 0) {
+    return fail(ErrorCode::kResource,
+                "too many memory regions of peers are mapped: let some of the peers go");
+  }
   return mapping;
 }
 

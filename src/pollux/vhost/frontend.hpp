@@ -20,20 +20,20 @@ namespace pollux::vhost {
 
 /// A region of the front end's memory to share. The descriptor stays the caller's.
 struct SharedMemoryRegion {
-  GuestAddr guest;
+  GuestAddr guest{};
   uint64_t size = 0;
-  UserAddr user;
+  UserAddr user{};
   uint64_t mmap_offset = 0;
   int fd = -1;
 };
 
 /// Addresses of a split ring's parts in the front end's address space.
 struct VringAddresses {
-  UserAddr desc;
-  UserAddr used;
-  UserAddr avail;
+  UserAddr desc{};
+  UserAddr used{};
+  UserAddr avail{};
   bool log_used = false;
-  GuestAddr log;
+  GuestAddr log{};
 };
 
 /// How a front end's calls wait.
