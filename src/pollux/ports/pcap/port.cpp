@@ -66,6 +66,7 @@ class PcapPort final : public Port {
     return {sink_->queue()};
   }
 
+  [[nodiscard]] bool can_finish() const override { return source_ != nullptr; }
   [[nodiscard]] bool finished() const override { return source_ && source_->finished(); }
 
  private:
