@@ -16,8 +16,7 @@ void add_ask_options(CLI::App& app, AskOptions& options) {
   app.add_flag("--json", options.json, "the switch's answer, as JSON");
 }
 
-int print_json(const std::string& command, const AskOptions& options,
-               const std::string& endpoint) {
+int print_json(const std::string& command, const AskOptions& options, const std::string& endpoint) {
   const auto answer = control::Client(options.control).get(endpoint);
   if (!answer) return complain(command, answer.error());
   fmt::print("{}", *answer);

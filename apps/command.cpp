@@ -7,7 +7,10 @@
 
 #include <algorithm>
 #include <cstdio>
+#include <mutex>
 #include <string>
+#include <utility>
+#include <vector>
 
 #include "pollux/ports/kinds.hpp"
 
@@ -16,15 +19,61 @@ namespace {
 
 spdlog::level::level_enum to_spdlog(LogLevel level) {
   switch (level) {
-    case LogLevel::kDebug: return spdlog::level::debug;
-    case LogLevel::kInfo: return spdlog::level::info;
-    case LogLevel::kWarning: return spdlog::level::warn;
-    case LogLevel::kError: break;
+    case LogLevel::kDebug:
+      return spdlog::level::debug;
+    case LogLevel::kInfo:
+      return spdlog::level::info;
+    case LogLevel::kWarning:
+      return spdlog::level::warn;
+    case LogLevel::kError:
+      break;
   }
   return spdlog::level::err;
 }
 
+void write(const Log& log, LogLevel level, std::string_view text) {
+  switch (level) {
+    case LogLevel::kDebug:
+      return log.debug(text);
+    case LogLevel::kInfo:
+      return log.info(text);
+    case LogLevel::kWarning:
+      return log.warn(text);
+    case LogLevel::kError:
+      return log.error(text);
+  }
+}
+
 }  // namespace
+
+struct HeldLog::Shared {
+  Log below;
+  std::mutex mutex;
+  bool holding = true;  // under mutex, as is `held`
+  std::vector<std::pair<LogLevel, std::string>> held;
+};
+
+HeldLog::HeldLog(Log below) : shared_(std::make_shared<Shared>()) {
+  shared_->below = std::move(below);
+}
+
+Log HeldLog::log() const {
+  return Log([shared = shared_](LogLevel level, std::string_view text) {
+    const std::lock_guard lock(shared->mutex);
+    if (shared->holding) {
+      shared->held.emplace_back(level, text);
+    } else {
+      write(shared->below, level, text);
+    }
+  });
+}
+
+void HeldLog::release() {
+  const std::lock_guard lock(shared_->mutex);
+  shared_->holding = false;
+  for (const auto& [level, text] : shared_->held) write(shared_->below, level, text);
+  shared_->held.clear();
+}
 
 int complain(std::string_view command, std::string_view sentence, int status) {
   std::string line(sentence);

@@ -1,8 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
-#include <CLI/CLI.hpp>
+#include <memory>
+#include <string>
 #include <string_view>
+
+#include <CLI/CLI.hpp>
 
 #include "pollux/base/log.hpp"
 #include "pollux/base/result.hpp"
@@ -36,6 +39,20 @@ int complain(std::string_view command, const Error& error, int status = kWrongUs
 
 /// Messages on standard error, by spdlog, from the level that --log-level names (info) up.
 [[nodiscard]] Log stderr_log();
+
+/// Holds messages back while a command sets itself up, so that one that can not begin says only
+/// why. What was held is written by release(), or never. Any thread.
+class HeldLog {
+ public:
+  explicit HeldLog(Log below);
+  [[nodiscard]] Log log() const;
+  /// Writes what was held, and everything from now on at once.
+  void release();
+
+ private:
+  struct Shared;
+  std::shared_ptr<Shared> shared_;
+};
 
 /// Takes what --log-level was given; false for an unknown word. Only main.cpp calls it.
 bool set_log_level(std::string_view word);

@@ -26,7 +26,8 @@ int add(const Options& options) {
   const auto port = NamedPortSpec::parse(options.port);
   if (!port) return complain(kName, port.error());
   if (port->name.empty()) return complain(kName, "the port needs a name: write NAME=SPEC");
-  const Status added = control::Client(options.control).add_port(port->name, port->spec.to_string());
+  const Status added =
+      control::Client(options.control).add_port(port->name, port->spec.to_string());
   return added ? 0 : complain(kName, added.error());
 }
 
@@ -46,8 +47,8 @@ void setup_port(CLI::App& app, int& status) {
   add_control(*adding, *o);
   adding->footer(port_spec_help());
   adding->callback([o, &status] { status = add(*o); });
-  CLI::App* removing =
-      app.add_subcommand("del", "take a port away; its peer is disconnected, its counters are gone");
+  CLI::App* removing = app.add_subcommand(
+      "del", "take a port away; its peer is disconnected, its counters are gone");
   removing->add_option("port", o->port, "its name")->type_name("NAME")->required();
   add_control(*removing, *o);
   removing->callback([o, &status] { status = remove(*o); });

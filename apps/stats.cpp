@@ -22,8 +22,9 @@ constexpr auto kName = "stats";
 constexpr auto kClearScreen = "\x1b[H\x1b[2J";
 
 struct Options : AskOptions {
-  double watch = 0;  ///< seconds; 0: not
-  unsigned count = 0;  ///< how many times; 0: until interrupted
+  bool watch = false;
+  double interval = 1;  ///< seconds
+  unsigned count = 0;   ///< how many times; 0: until interrupted
   bool drops = false;
   bool queues = false;
 };
@@ -57,7 +58,7 @@ int watch(const Options& options) {
   auto before = client.stats();
   if (!before) return complain(kName, before.error());
   for (unsigned i = 0; options.count == 0 || i < options.count; ++i) {
-    if (!sleep_unless_interrupted(options.watch)) return 0;
+    if (!sleep_unless_interrupted(options.interval)) return 0;
     auto now = client.stats();
     if (!now) return complain(kName, now.error(), kFailed);
     if (options.json) {
@@ -75,7 +76,7 @@ int watch(const Options& options) {
 }
 
 int run_stats(const Options& options) {
-  if (options.watch > 0) return watch(options);
+  if (options.watch) return watch(options);
   if (options.json) return print_json(kName, options, "/v1/stats");
   const auto now = control::Client(options.control).stats();
   if (!now) return complain(kName, now.error());
@@ -94,10 +95,9 @@ void setup_stats(CLI::App& app, int& status) {
   add_ask_options(app, *o);
   app.add_flag("--drops", o->drops, "only what was dropped, by reason");
   app.add_flag("--queues", o->queues, "by queue, and by worker");
-  app.add_option("--watch", o->watch, "rates, anew every SECONDS (1)")
+  app.add_flag("--watch", o->watch, "rates, again and again until interrupted");
+  app.add_option("--interval", o->interval, "with --watch: time between two looks (1)")
       ->type_name("SECONDS")
-      ->expected(0, 1)
-      ->default_str("1")
       ->check(CLI::Range(0.05, 86400.0));
   app.add_option("--count", o->count, "with --watch: end after so many times")->type_name("N");
   app.callback([o, &status] { status = run_stats(*o); });

@@ -8,6 +8,7 @@
 #include <functional>
 #include <memory>
 #include <optional>
+#include <set>
 #include <string>
 #include <vector>
 
@@ -59,6 +60,7 @@ void apply(const std::optional<T>& value, T& out) {
 }
 
 Status apply_ports(const Options& options, SwitchConfig& config) {
+  std::set<std::string> names;  // of the command line: those of the file may be given anew
   for (const std::string& text : options.ports) {
     auto port = NamedPortSpec::parse(text);
     if (!port) {
@@ -66,9 +68,13 @@ Status apply_ports(const Options& options, SwitchConfig& config) {
     }
     if (port->name.empty()) {
       config.ports.push_back(std::move(*port));
-    } else {
-      control::set_port(config, std::move(*port));
+      continue;
     }
+    if (!names.insert(port->name).second) {
+      return fail(ErrorCode::kInvalidArgument,
+                  fmt::format("--port: there are two ports {}: choose another name", port->name));
+    }
+    control::set_port(config, std::move(*port));
   }
   return {};
 }
@@ -93,10 +99,10 @@ Result<SwitchConfig> read_config(const Options& options) {
   }
   Status ok = apply("--cpus", options.cpus, control::parse_cpus, config.engine.cpus);
   if (ok) ok = apply("--idle", options.idle, control::parse_idle, config.engine.idle);
-  if (ok) ok = apply("--huge-pages", options.huge_pages, control::parse_huge_pages,
-                     config.pool.pages);
-  if (ok) ok = apply("--control-mode", options.control_mode, control::parse_mode,
-                     config.control_mode);
+  if (ok)
+    ok = apply("--huge-pages", options.huge_pages, control::parse_huge_pages, config.pool.pages);
+  if (ok)
+    ok = apply("--control-mode", options.control_mode, control::parse_mode, config.control_mode);
   if (ok) ok = apply_ports(options, config);
   if (ok) ok = apply_control(options, config);
   if (!ok) return forward(ok);
@@ -117,7 +123,8 @@ Result<SwitchConfig> read_config(const Options& options) {
 Result<std::unique_ptr<Switch>> set_up(const Options& options) {
   auto config = read_config(options);
   if (!config) return forward(config);
-  auto made = Switch::create(*config, stderr_log());
+  HeldLog held(stderr_log());
+  auto made = Switch::create(*config, held.log());
   if (!made) return forward(made);
   Switch& self = **made;
   Status ok = self.stop_on_signals();
@@ -127,6 +134,7 @@ Result<std::unique_ptr<Switch>> set_up(const Options& options) {
     ok = self.stop_after(Nanos(static_cast<int64_t>(*options.run_for * 1e9)));
   }
   if (!ok) return forward(ok);
+  held.release();
   return std::move(*made);
 }
 
@@ -169,8 +177,7 @@ void add_learning_options(CLI::App& app, Options& o) {
       ->type_name("N")
       ->check(CLI::Range(4, 1 << 24))
       ->group(group);
-  app.add_option("--fdb-age", o.fdb_age,
-                 "seconds after which a silent address is forgotten (300)")
+  app.add_option("--fdb-age", o.fdb_age, "seconds after which a silent address is forgotten (300)")
       ->type_name("SECONDS")
       ->check(CLI::Range(1, 1000000))
       ->group(group);
@@ -204,15 +211,15 @@ void setup_switch(CLI::App& app, int& status) {
   app.add_option("--port", o->ports,
                  "a port, by name and SPEC (see below); may be given many times")
       ->type_name("NAME=SPEC")
-      ->expected(1)
-      ->take_all();
+      ->allow_extra_args(false);
   app.add_option("--config", o->config, "TOML file; what the command line says goes first")
       ->type_name("FILE");
   app.add_option("--cpus", o->cpus,
                  "one worker on each of these CPUs, like 0,2-3 (one worker on any CPU)")
       ->type_name("LIST");
-  app.add_option("--idle", o->idle,
-                 "what idle workers do: poll (a whole CPU each, lowest latency), yield or nap (nap)")
+  app.add_option(
+         "--idle", o->idle,
+         "what idle workers do: poll (a whole CPU each, lowest latency), yield or nap (nap)")
       ->type_name("WORD");
   add_running_options(app, *o);
   add_memory_options(app, *o);

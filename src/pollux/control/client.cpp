@@ -2,10 +2,9 @@
 #include "pollux/control/client.hpp"
 
 #include <fmt/format.h>
+#include <httplib.h>
 
 #include <nlohmann/json.hpp>
-
-#include <httplib.h>
 
 #include "pollux/control/report.hpp"
 #include "pollux/vhost/unix_socket.hpp"
@@ -17,14 +16,22 @@ constexpr time_t kAnswerSeconds = 15;  // a port that does not come to rest take
 
 ErrorCode code_of(int status) {
   switch (status) {
-    case 400: return ErrorCode::kInvalidArgument;
-    case 403: return ErrorCode::kPermission;
-    case 404: return ErrorCode::kNotFound;
-    case 409: return ErrorCode::kAlreadyExists;
-    case 501: return ErrorCode::kUnsupported;
-    case 503: return ErrorCode::kResource;
-    case 504: return ErrorCode::kTimeout;
-    default: return ErrorCode::kSystem;
+    case 400:
+      return ErrorCode::kInvalidArgument;
+    case 403:
+      return ErrorCode::kPermission;
+    case 404:
+      return ErrorCode::kNotFound;
+    case 409:
+      return ErrorCode::kAlreadyExists;
+    case 501:
+      return ErrorCode::kUnsupported;
+    case 503:
+      return ErrorCode::kResource;
+    case 504:
+      return ErrorCode::kTimeout;
+    default:
+      return ErrorCode::kSystem;
   }
 }
 
@@ -37,9 +44,10 @@ std::unexpected<Error> not_reached(const std::string& path) {
   Error error = connected.error();
   error.what = error.code == ErrorCode::kInvalidArgument || error.code == ErrorCode::kPermission
                    ? error.what
-                   : fmt::format("no switch answers on {}: start `pollux switch`, or name its "
-                                 "socket with --control",
-                                 path);
+                   : fmt::format(
+                         "no switch answers on {}: start `pollux switch`, or name its "
+                         "socket with --control",
+                         path);
   return std::unexpected(std::move(error));
 }
 
@@ -84,8 +92,8 @@ Result<std::vector<FdbRow>> Client::fdb() const {
 
 Status Client::add_port(const std::string& name, const std::string& spec) const {
   const nlohmann::json body{{"name", name}, {"spec", spec}};
-  const auto done = request(
-      "POST", "/v1/ports", body.dump(-1, ' ', false, nlohmann::json::error_handler_t::replace));
+  const auto done = request("POST", "/v1/ports",
+                            body.dump(-1, ' ', false, nlohmann::json::error_handler_t::replace));
   if (!done) return forward(done);
   return {};
 }
@@ -93,9 +101,9 @@ Status Client::add_port(const std::string& name, const std::string& spec) const 
 Status Client::remove_port(const std::string& name) const {
   if (name.empty() || name.find_first_not_of("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ"
                                              "0123456789._-") != std::string::npos) {
-    return fail(ErrorCode::kInvalidArgument,
-                fmt::format("'{}' is no port name: they are of letters, digits, '-', '_' and '.'",
-                            name));
+    return fail(
+        ErrorCode::kInvalidArgument,
+        fmt::format("'{}' is no port name: they are of letters, digits, '-', '_' and '.'", name));
   }
   const auto done = request("DELETE", "/v1/ports/" + name, {});
   if (!done) return forward(done);

@@ -11,8 +11,8 @@
 namespace pollux::control {
 
 /// Asks a running switch over its control socket. Each call is a request of its own and waits for
-/// the answer, for some seconds at most. Errors: kNotFound, kPermission or kDisconnected with advice
-/// when no switch answers there; else what the switch says.
+/// the answer, for some seconds at most. Errors: kNotFound, kPermission or kDisconnected with
+/// advice when no switch answers there; else what the switch says.
 class Client {
  public:
   explicit Client(std::string path) : path_(std::move(path)) {}

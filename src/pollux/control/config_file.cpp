@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include <fmt/format.h>
 #include <fmt/ranges.h>
+#include <sys/stat.h>
 
 #include <algorithm>
 #include <cerrno>
@@ -9,7 +10,6 @@
 #include <sstream>
 #include <utility>
 
-#include <sys/stat.h>
 #include <toml++/toml.h>
 
 #include "pollux/control/config.hpp"
@@ -144,19 +144,16 @@ Status read_ports(const toml::table& table, const std::string& file, SwitchConfi
 
 Status read_root(const toml::table& root, const std::string& file, SwitchConfig& config) {
   TableReader read(root, file, "");
-  read.text("cpus", [&](const std::string& text) {
-    return store(parse_cpus(text), config.engine.cpus);
-  });
-  read.text("idle", [&](const std::string& text) {
-    return store(parse_idle(text), config.engine.idle);
-  });
+  read.text("cpus",
+            [&](const std::string& text) { return store(parse_cpus(text), config.engine.cpus); });
+  read.text("idle",
+            [&](const std::string& text) { return store(parse_idle(text), config.engine.idle); });
   read.text("control", [&](const std::string& path) -> Status {
     config.control_socket = path;
     return {};
   });
-  read.text("control-mode", [&](const std::string& text) {
-    return store(parse_mode(text), config.control_mode);
-  });
+  read.text("control-mode",
+            [&](const std::string& text) { return store(parse_mode(text), config.control_mode); });
   const toml::table* pool = read.table("pool");
   const toml::table* fdb = read.table("fdb");
   const toml::table* ports = read.table("ports");

@@ -36,8 +36,8 @@ Status LoopGate::call(const std::function<void()>& work, Nanos deadline) {
   // `work` is the caller's: it is touched only while the caller waits.
   loop_.post([shared = shared_, phase, &work] { shared->run(*phase, work); });
   std::unique_lock lock(shared_->mutex);
-  (void)shared_->changed.wait_for(
-      lock, deadline, [&] { return *phase != Phase::kWaiting || shared_->closed; });
+  (void)shared_->changed.wait_for(lock, deadline,
+                                  [&] { return *phase != Phase::kWaiting || shared_->closed; });
   if (*phase == Phase::kWaiting) {
     *phase = Phase::kAbandoned;
     if (shared_->closed) return fail(ErrorCode::kDisconnected, "the switch is stopping");

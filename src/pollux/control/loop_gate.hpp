@@ -16,9 +16,9 @@ class LoopGate {
   /// `loop` must outlive the gate.
   explicit LoopGate(EventLoop& loop);
 
-  /// Runs `work` on the loop's thread and waits for its end. Any thread but the loop's. Errors, with
-  /// `work` not run: kTimeout when the loop did not come to it in time, kDisconnected when the gate
-  /// is closed. Work that has begun is always waited for.
+  /// Runs `work` on the loop's thread and waits for its end. Any thread but the loop's. Errors,
+  /// with `work` not run: kTimeout when the loop did not come to it in time, kDisconnected when the
+  /// gate is closed. Work that has begun is always waited for.
   [[nodiscard]] Status call(const std::function<void()>& work, Nanos deadline);
 
   /// Turns away whoever waits and whoever comes. The loop's thread, or any when it does not run.

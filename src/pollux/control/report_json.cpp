@@ -2,6 +2,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+
 #include <nlohmann/json.hpp>
 
 #include "pollux/control/report.hpp"
@@ -19,7 +20,8 @@ std::string dump(const Json& json) {
   return json.dump(-1, ' ', false, Json::error_handler_t::replace);
 }
 
-// ---- to JSON -------------------------------------------------------------------------------------
+// ---- to JSON
+// -------------------------------------------------------------------------------------
 
 Json drops_json(const std::array<uint64_t, kDropReasonCount>& drops) {
   Json json = Json::object();
@@ -114,12 +116,13 @@ Json pool_json(const SwitchSnapshot::Pool& pool) {
 }
 
 Json fdb_counters_json(const SwitchSnapshot::Fdb& fdb) {
-  return {{"entries", fdb.entries},     {"capacity", fdb.capacity}, {"max_age_s", fdb.max_age_s},
-          {"learned", fdb.learned},     {"moved", fdb.moved},       {"evicted", fdb.evicted},
+  return {{"entries", fdb.entries}, {"capacity", fdb.capacity}, {"max_age_s", fdb.max_age_s},
+          {"learned", fdb.learned}, {"moved", fdb.moved},       {"evicted", fdb.evicted},
           {"expired", fdb.expired}};
 }
 
-// ---- from JSON -----------------------------------------------------------------------------------
+// ---- from JSON
+// -----------------------------------------------------------------------------------
 
 /// Reads `key` if it is there and of the right kind.
 template <typename T>
@@ -250,15 +253,14 @@ auto parsed(std::string_view text, Read read) -> Result<decltype(read(Json{}))> 
 }  // namespace
 
 std::string to_json(const SwitchSnapshot& snapshot) {
-  const Json json{
-      {"version", snapshot.version},
-      {"pid", snapshot.pid},
-      {"uptime_s", static_cast<double>(snapshot.uptime.count()) / kNanosPerSecond},
-      {"idle", snapshot.idle},
-      {"pool", pool_json(snapshot.pool)},
-      {"fdb", fdb_counters_json(snapshot.fdb)},
-      {"ports", ports_json(snapshot.ports)},
-      {"workers", workers_json(snapshot.workers)}};
+  const Json json{{"version", snapshot.version},
+                  {"pid", snapshot.pid},
+                  {"uptime_s", static_cast<double>(snapshot.uptime.count()) / kNanosPerSecond},
+                  {"idle", snapshot.idle},
+                  {"pool", pool_json(snapshot.pool)},
+                  {"fdb", fdb_counters_json(snapshot.fdb)},
+                  {"ports", ports_json(snapshot.ports)},
+                  {"workers", workers_json(snapshot.workers)}};
   return dump(json);
 }
 

@@ -74,7 +74,9 @@ struct Rates {
 
 Rates rates_between(const FlowTotals& before, const FlowTotals& now, double seconds) {
   // A port that was replaced meanwhile counts from 0 again.
-  const auto grown = [](uint64_t a, uint64_t b) { return b < a ? 0.0 : static_cast<double>(b - a); };
+  const auto grown = [](uint64_t a, uint64_t b) {
+    return b < a ? 0.0 : static_cast<double>(b - a);
+  };
   const double packets = grown(before.packets, now.packets) / seconds;
   const double bytes = grown(before.bytes, now.bytes) / seconds;
   return {packets, wire_bits(packets, bytes), grown(before.dropped(), now.dropped()) / seconds};
@@ -192,8 +194,8 @@ std::string rates_table(const SwitchSnapshot& before, const SwitchSnapshot& now)
     const Rates rx = rates_between(totals(*old, "rx"), totals(port, "rx"), seconds);
     const Rates tx = rates_between(totals(*old, "tx"), totals(port, "tx"), seconds);
     table.row({port.name, port.info.link_up ? "up" : "down", packet_rate(rx.packets),
-               bit_rate(rx.bits), packet_rate(rx.drops), packet_rate(tx.packets),
-               bit_rate(tx.bits), packet_rate(tx.drops)});
+               bit_rate(rx.bits), packet_rate(rx.drops), packet_rate(tx.packets), bit_rate(tx.bits),
+               packet_rate(tx.drops)});
   }
   return table.empty() ? "no ports\n" : table.text();
 }
@@ -205,11 +207,11 @@ std::string summary(const SwitchSnapshot& s) {
                      s.pool.memory, s.pool.huge_pages ? " (huge pages)" : " (no huge pages)",
                      count(s.pool.packets_free), count(s.pool.packets), count(s.pool.buffers_free),
                      count(s.pool.buffers), s.pool.buffer_size) +
-         fmt::format("addresses: {} of {}, forgotten after {} s; {} learned, {} moved, {} evicted, "
-                     "{} expired\n",
-                     count(s.fdb.entries), count(s.fdb.capacity), s.fdb.max_age_s,
-                     count(s.fdb.learned), count(s.fdb.moved), count(s.fdb.evicted),
-                     count(s.fdb.expired));
+         fmt::format(
+             "addresses: {} of {}, forgotten after {} s; {} learned, {} moved, {} evicted, "
+             "{} expired\n",
+             count(s.fdb.entries), count(s.fdb.capacity), s.fdb.max_age_s, count(s.fdb.learned),
+             count(s.fdb.moved), count(s.fdb.evicted), count(s.fdb.expired));
 }
 
 std::string full_report(const SwitchSnapshot& snapshot) {

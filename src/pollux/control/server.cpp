@@ -3,19 +3,19 @@
 
 #include <fcntl.h>
 #include <fmt/format.h>
+#include <httplib.h>
 #include <sys/stat.h>
 
 #include <atomic>
 #include <cerrno>
 #include <csignal>
 #include <exception>
-#include <nlohmann/json.hpp>
 #include <optional>
 #include <string_view>
 #include <thread>
 #include <utility>
 
-#include <httplib.h>
+#include <nlohmann/json.hpp>
 
 #include "pollux/control/report.hpp"
 #include "pollux/vhost/unix_socket.hpp"
@@ -42,16 +42,24 @@ class AdoptingServer final : public httplib::Server {
 
 int http_status(ErrorCode code) {
   switch (code) {
-    case ErrorCode::kInvalidArgument: return 400;
-    case ErrorCode::kPermission: return 403;
-    case ErrorCode::kNotFound: return 404;
-    case ErrorCode::kAlreadyExists: return 409;
-    case ErrorCode::kUnsupported: return 501;
+    case ErrorCode::kInvalidArgument:
+      return 400;
+    case ErrorCode::kPermission:
+      return 403;
+    case ErrorCode::kNotFound:
+      return 404;
+    case ErrorCode::kAlreadyExists:
+      return 409;
+    case ErrorCode::kUnsupported:
+      return 501;
     case ErrorCode::kResource:
-    case ErrorCode::kDisconnected: return 503;
-    case ErrorCode::kTimeout: return 504;
+    case ErrorCode::kDisconnected:
+      return 503;
+    case ErrorCode::kTimeout:
+      return 504;
     case ErrorCode::kProtocol:
-    case ErrorCode::kSystem: break;
+    case ErrorCode::kSystem:
+      break;
   }
   return 500;
 }
@@ -93,7 +101,8 @@ Result<NamedPortSpec> parse_new_port(const std::string& body) {
   constexpr std::string_view kShape =
       R"(the body is to be {"name": "NAME", "spec": "KIND:TARGET,key=value"})";
   const auto json = nlohmann::json::parse(body, nullptr, false);
-  if (!json.is_object() || json.size() != 2) return fail(ErrorCode::kInvalidArgument, std::string(kShape));
+  if (!json.is_object() || json.size() != 2)
+    return fail(ErrorCode::kInvalidArgument, std::string(kShape));
   const auto name = json.find("name");
   const auto spec = json.find("spec");
   if (name == json.end() || spec == json.end() || !name->is_string() || !spec->is_string()) {
@@ -189,10 +198,9 @@ void Server::Impl::get_ports(const httplib::Request& request, httplib::Response&
 }
 
 void Server::Impl::add_changing_routes() {
-  http.Post("/v1/ports", [this](const httplib::Request& request, httplib::Response& response,
-                                const httplib::ContentReader& reader) {
-    post_port(request, response, reader);
-  });
+  http.Post("/v1/ports",
+            [this](const httplib::Request& request, httplib::Response& response,
+                   const httplib::ContentReader& reader) { post_port(request, response, reader); });
   http.Delete("/v1/ports/([A-Za-z0-9._-]+)",
               [this](const httplib::Request& request, httplib::Response& response) {
                 const std::string name = request.matches[1];

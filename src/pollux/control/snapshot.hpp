@@ -17,7 +17,7 @@ namespace pollux {
 struct SwitchSnapshot {
   std::string version;
   int64_t pid = 0;
-  Nanos uptime{0};  ///< since start
+  Nanos uptime{0};   ///< since start
   std::string idle;  ///< "poll", "yield", "nap"
 
   struct Pool {

@@ -27,6 +27,8 @@ constexpr auto kFinishedPeriod = std::chrono::milliseconds(10);
 /// Seconds in which ageing goes once round the table of addresses.
 constexpr size_t kAgeingRound = 8;
 constexpr size_t kFdbWays = 4;
+/// Twice the size of a thread's cache of the pool.
+constexpr size_t kPoolPerWorker = 1024;
 
 uint32_t seconds(Nanos t) {
   return static_cast<uint32_t>(std::chrono::duration_cast<std::chrono::seconds>(t).count());
@@ -117,7 +119,8 @@ struct Switch::Impl {
                                        log.named("control"));
     if (!bound) {
       Error error = bound.error();
-      error.what = fmt::format("control socket: {} (--control PATH, or --control none)", error.what);
+      error.what =
+          fmt::format("control socket: {} (--control PATH, or --control none)", error.what);
       return std::unexpected(std::move(error));
     }
     server = std::move(*bound);
@@ -128,9 +131,8 @@ struct Switch::Impl {
   Status age_addresses() {
     const size_t buckets = engine->fdb().capacity() / kFdbWays;
     const size_t a_second = std::max<size_t>(1, buckets / kAgeingRound);
-    return keep(loop->every(kAgeingPeriod, [this, a_second] {
-      engine->fdb().expire(seconds(clock.now()), a_second);
-    }));
+    return keep(loop->every(
+        kAgeingPeriod, [this, a_second] { engine->fdb().expire(seconds(clock.now()), a_second); }));
   }
 
   bool taken(const std::string& name) const {
@@ -160,6 +162,15 @@ Result<std::unique_ptr<Switch>> Switch::create(const SwitchConfig& config, Log l
   impl->log.info(fmt::format("memory: {} for {} buffers of {} bytes",
                              impl->pool->region().describe(), impl->pool->buffer_count(),
                              impl->pool->buffer_size()));
+
+  // What caches hold back, others can not have: with less than this a busy worker starves the rest.
+  const size_t workers = std::max<size_t>(1, config.engine.cpus.size());
+  if (std::min(config.pool.packets, config.pool.buffers) < workers * kPoolPerWorker) {
+    impl->log.warn(
+        fmt::format("the pool is small for {} workers: {} packets and buffers or more "
+                    "let none of them run short",
+                    workers, workers * kPoolPerWorker));
+  }
 
   EngineConfig engine_config = config.engine;
   auto seed = config.seed ? Result<uint64_t>(*config.seed) : random_seed();
@@ -192,16 +203,17 @@ Status Switch::stop_on_signals() {
 Status Switch::start() {
   impl_->started = impl_->clock.now();
   if (Status ok = impl_->bind_control(*this); !ok) return ok;
-  if (Status ok = impl_->engine->start(); !ok) return ok;
   const std::string cpus = control::format_cpus(impl_->config.engine.cpus);
   impl_->log.info(fmt::format("workers: {}, idle policy {}",
                               cpus.empty() ? "one, on any CPU" : "on CPUs " + cpus,
                               control::idle_name(impl_->config.engine.idle)));
   if (Status ok = impl_->age_addresses(); !ok) return ok;
+  // Before the workers: what a capture file delivers is to find all other ports there.
   for (const NamedPortSpec& port : impl_->config.ports) {
     auto added = add_port(port);
     if (!added) return forward(added);
   }
+  if (Status ok = impl_->engine->start(); !ok) return ok;
   if (impl_->server) impl_->server->start();
   return {};
 }
@@ -223,7 +235,7 @@ Result<std::string> Switch::add_port(const NamedPortSpec& wanted) {
     return fail(ErrorCode::kAlreadyExists,
                 fmt::format("there is a port {} already: choose another name", name));
   }
-  const PortContext context{*impl_->pool, *impl_->loop,  *impl_->engine,
+  const PortContext context{*impl_->pool, *impl_->loop, *impl_->engine,
                             impl_->clock, impl_->rings, impl_->log.named(name)};
   auto port = make_port(wanted.spec, context);
   if (!port) return in_context(port.error());

@@ -45,7 +45,7 @@ class Switch {
   /// start() and before the process has other threads.
   [[nodiscard]] Status stop_on_signals();
 
-  /// Binds the control socket, starts the workers and adds the configured ports, in that order.
+  /// Binds the control socket, adds the configured ports and starts the workers, in that order.
   /// When it returns every port listens. After an error the switch can only be destroyed.
   [[nodiscard]] Status start();
 
