@@ -85,20 +85,20 @@ class Guest:
                      "-netdev", f"vhost-user,id=n{index},chardev=c{index}{queues}",
                      "-device", device]
         self.child = supervisor.start(argv, name=f"guest-{name}", cpus=cpus)
-        self._agent: socket.socket | None = None
         self._monitor = None
         self._tokens = 0
+        # At once: what the guest says while nobody is connected is lost.
+        self._agent = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        wait_until(self._connected, 30, f"QEMU listens on {self._agent_path}")
+
+    def _connected(self) -> bool:
+        if not self.child.alive():
+            raise HarnessError(self.child.describe())
+        return self._agent.connect_ex(self._agent_path) == 0
 
     def wait_ready(self, timeout: float = 120) -> None:
         """Waits for the end of the boot."""
         deadline = time.monotonic() + timeout
-        self._agent = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-
-        def connected() -> bool:
-            if not self.child.alive():
-                raise HarnessError(self.child.describe())
-            return self._agent.connect_ex(self._agent_path) == 0
-        wait_until(connected, timeout, f"QEMU listens on {self._agent_path}")
         self._await("ready", deadline)
 
     def _await(self, token: str, deadline: float) -> tuple[str, int]:
