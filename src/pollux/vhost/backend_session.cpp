@@ -148,8 +148,12 @@ Result<BackendSession::Reply> BackendSession::set_features(Message& message) {
     device_.features_changed(virtio_features());
     try_start_all();
   }
-  if ((features & VHOST_USER_F_PROTOCOL_FEATURES) == 0) {  // "Ring states"
-    for (uint16_t i = 0; i < state_.vrings.size(); ++i) set_enabled(i, true);
+  // "Ring states". QEMU before 8.1 leaves the bit out and yet says which rings it wants: believe
+  // it, or packets end in the receive queues of a guest that uses fewer than it has.
+  if ((features & VHOST_USER_F_PROTOCOL_FEATURES) == 0) {
+    for (uint16_t i = 0; i < state_.vrings.size(); ++i) {
+      if (!state_.vrings[i].enable_known) set_enabled(i, true);
+    }
   }
   return Reply();
 }

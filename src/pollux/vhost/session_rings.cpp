@@ -198,6 +198,7 @@ Result<BackendSession::Reply> BackendSession::set_vring_enable(Message& message)
     return fail(ErrorCode::kProtocol,
                 fmt::format("{} is neither 0 (disable) nor 1 (enable)", wanted.num));
   }
+  state_.vrings[*index].enable_known = true;
   set_enabled(*index, wanted.num == 1);
   return Reply();
 }

@@ -26,8 +26,9 @@ struct VringState {
   UserAddr used;
   UserAddr avail;
   GuestAddr log;
-  uint32_t base = 0;        ///< valid while the ring is stopped
-  bool kick_known = false;  ///< SET_VRING_KICK came since the ring was last stopped
+  uint32_t base = 0;          ///< valid while the ring is stopped
+  bool enable_known = false;  ///< SET_VRING_ENABLE came for this ring
+  bool kick_known = false;    ///< SET_VRING_KICK came since the ring was last stopped
   RingControls controls;
   bool started = false;         ///< the device runs it
   std::string stopped_because;  ///< one sentence for people while it does not

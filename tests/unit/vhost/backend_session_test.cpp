@@ -143,6 +143,15 @@ TEST_F(Session, WithoutProtocolFeaturesRingsStartEnabled) {
   EXPECT_TRUE(device.running[0].controls.enabled);
 }
 
+TEST_F(Session, WithoutProtocolFeaturesADisabledRingStaysSo) {
+  // As QEMU 7.2 does it for a guest that uses one of two queue pairs.
+  share();
+  tell(VHOST_USER_SET_VRING_ENABLE, vhost_vring_state{1, 0});
+  tell(VHOST_USER_SET_FEATURES, VIRTIO_F_VERSION_1);
+  EXPECT_TRUE(session->state().vrings[0].controls.enabled);
+  EXPECT_FALSE(session->state().vrings[1].controls.enabled);
+}
+
 TEST_F(Session, EnablingReachesARunningRing) {
   bring_up();
   tell(VHOST_USER_SET_VRING_ENABLE, vhost_vring_state{0, 1});
