@@ -98,7 +98,7 @@ void setup_stats(CLI::App& app, int& status) {
   app.add_flag("--watch", o->watch, "rates, again and again until interrupted");
   app.add_option("--interval", o->interval, "with --watch: time between two looks (1)")
       ->type_name("SECONDS")
-      ->check(CLI::Range(0.05, 86400.0));
+      ->check(CLI::Range(0.05, 86400.0, "range"));
   app.add_option("--count", o->count, "with --watch: end after so many times")->type_name("N");
   app.callback([o, &status] { status = run_stats(*o); });
 }

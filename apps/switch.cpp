@@ -158,15 +158,15 @@ void add_memory_options(CLI::App& app, Options& o) {
       ->group(group);
   app.add_option("--pool-packets", o.pool_packets, "packets on their way at once (16384)")
       ->type_name("N")
-      ->check(CLI::Range(1, 1 << 24))
+      ->check(CLI::Range(1, 1 << 24, "range"))
       ->group(group);
   app.add_option("--pool-buffers", o.pool_buffers, "buffers for packets that must be kept (16384)")
       ->type_name("N")
-      ->check(CLI::Range(1, 1 << 24))
+      ->check(CLI::Range(1, 1 << 24, "range"))
       ->group(group);
   app.add_option("--buffer-size", o.buffer_size, "bytes in a buffer, 64 to 65536 (2048)")
       ->type_name("BYTES")
-      ->check(CLI::Range(64, 65536))
+      ->check(CLI::Range(64, 65536, "range"))
       ->group(group);
 }
 
@@ -175,11 +175,11 @@ void add_learning_options(CLI::App& app, Options& o) {
   app.add_option("--fdb-capacity", o.fdb_capacity,
                  "most addresses remembered, a power of two (131072)")
       ->type_name("N")
-      ->check(CLI::Range(4, 1 << 24))
+      ->check(CLI::Range(4, 1 << 24, "range"))
       ->group(group);
   app.add_option("--fdb-age", o.fdb_age, "seconds after which a silent address is forgotten (300)")
       ->type_name("SECONDS")
-      ->check(CLI::Range(1, 1000000))
+      ->check(CLI::Range(1, 1000000, "range"))
       ->group(group);
   app.add_option("--seed", o.seed, "secret of the address table; for repeatable tests (random)")
       ->type_name("N")
@@ -194,7 +194,7 @@ void add_running_options(CLI::App& app, Options& o) {
       ->type_name("MODE");
   app.add_option("--run-for", o.run_for, "end after that time")
       ->type_name("SECONDS")
-      ->check(CLI::Range(0.0, 1e9));
+      ->check(CLI::Range(0.0, 1e9, "range"));
   app.add_flag("--exit-when-finished", o.exit_when_finished,
                "end when every capture file has been read to its end");
   app.add_flag("--json", o.json, "the last report as one JSON object");
@@ -225,7 +225,7 @@ void setup_switch(CLI::App& app, int& status) {
   add_memory_options(app, *o);
   add_learning_options(app, *o);
   app.footer(port_spec_help() +
-             "\nExample: two VMs and a capture of nothing else\n"
+             "\nExample: a switch between two VMs\n"
              "  pollux switch --port v0=vhost-user:/tmp/v0.sock --port v1=vhost-user:/tmp/v1.sock");
   app.callback([o, &status] { status = run_switch(*o); });
 }
