@@ -26,7 +26,7 @@ namespace {
 constexpr size_t kMaxBody = 16384;
 constexpr size_t kThreads = 4;
 constexpr size_t kMaxRequestsPerConnection = 1000;
-constexpr time_t kIoSeconds = 5;
+constexpr time_t kIoSeconds = 2;  // stopping waits for a client that stands still
 constexpr time_t kKeepAliveSeconds = 1;
 
 constexpr auto kJson = "application/json";
