@@ -25,8 +25,9 @@ uint64_t add_carry(uint64_t a, uint64_t b) {
   return sum + (sum < a ? 1 : 0);
 }
 
-uint64_t load64(const std::byte* from) {
-  uint64_t word = 0;
+template <typename Word>
+uint64_t load(const std::byte* from) {
+  Word word = 0;
   std::memcpy(&word, from, sizeof(word));
   return word;
 }
@@ -34,11 +35,19 @@ uint64_t load64(const std::byte* from) {
 /// The unfolded sum of any number of bytes, eight at a time.
 uint64_t sum_by_8(const std::byte* data, size_t size) {
   uint64_t sum = 0;
-  for (; size >= 8; data += 8, size -= 8) sum = add_carry(sum, load64(data));
-  if (size != 0) {
-    uint64_t rest = 0;  // zeros after the last byte, in memory order
-    std::memcpy(&rest, data, size);
-    sum = add_carry(sum, rest);
+  for (; size >= 8; data += 8, size -= 8) sum = add_carry(sum, load<uint64_t>(data));
+  if ((size & 4) != 0) {
+    sum = add_carry(sum, load<uint32_t>(data));
+    data += 4;
+  }
+  if ((size & 2) != 0) {
+    sum = add_carry(sum, load<uint16_t>(data));
+    data += 2;
+  }
+  if ((size & 1) != 0) {
+    uint16_t last = 0;  // a zero follows it in memory
+    std::memcpy(&last, data, 1);
+    sum = add_carry(sum, last);
   }
   return sum;
 }
@@ -89,8 +98,10 @@ uint16_t sum_portable(Bytes bytes) noexcept { return fold(sum_by_8(bytes.data(),
 
 uint16_t sum_words(Bytes bytes) noexcept {
 #if defined(__x86_64__)
-  static const bool avx2 = CpuFeatures::detect().avx2;
-  if (bytes.size() >= kWideFrom && avx2) return fold(sum_avx2(bytes.data(), bytes.size()));
+  if (bytes.size() >= kWideFrom) {
+    static const bool avx2 = CpuFeatures::detect().avx2;
+    if (avx2) return fold(sum_avx2(bytes.data(), bytes.size()));
+  }
 #endif
   return sum_portable(bytes);
 }
