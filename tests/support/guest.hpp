@@ -8,7 +8,7 @@
 #include <cstdint>
 #include <cstring>
 #include <memory>
-#include <numeric>
+#include <utility>
 #include <vector>
 
 #include "pollux/base/queue_counters.hpp"
@@ -44,8 +44,10 @@ class Guest {
     uint64_t addr;
     size_t size;
   };
-  explicit Guest(const std::vector<Place>& places) : next_(places.front().addr) {
-    std::vector<PeerRegion> regions;
+  /// `lent`: memory of somebody else that the guest shares too, like its own rings.
+  explicit Guest(const std::vector<Place>& places, std::vector<PeerRegion> lent = {})
+      : next_(places.front().addr) {
+    std::vector<PeerRegion> regions = std::move(lent);
     for (const Place& place : places) {
       memory_.push_back(std::make_unique<GuardedMemory>(place.size));
       regions.push_back({GuestAddr{place.addr}, UserAddr{place.addr}, place.size,
@@ -62,7 +64,7 @@ class Guest {
   uint64_t allocate(size_t size) {
     const uint64_t addr = next_;
     next_ += size;
-    EXPECT_LE(next_, peer_->regions()[0].guest.value + peer_->regions()[0].size);
+    EXPECT_TRUE(size == 0 || at(next_ - 1) != nullptr) << "the guest's memory is used up";
     return addr;
   }
 
