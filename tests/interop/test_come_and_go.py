@@ -72,7 +72,9 @@ def test_a_thousand_peers(pollux_path, need_testpmd, supervisor):
         before = loop.testpmd.stats()
         for turn in range(900):
             attach_and_detach(switch, turn, friend)
-        wait_until(lambda: all(now <= was for now, was in zip(size(), base)), 10,
+        # The allocator may cut its own mappings in two; a leak would be hundreds.
+        wait_until(lambda: all(now <= was + spare for now, was, spare in
+                               zip(size(), base, (0, 0, 20))), 10,
                    f"descriptors, threads and mappings are {base} again, not {size()}", 0.1)
         assert process.resident_kib() <= base_kib + 512, "private memory has grown"
         loop.wait_packets(10000)

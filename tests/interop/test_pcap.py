@@ -33,25 +33,30 @@ def test_file_to_file(pollux_path, supervisor, write):
     assert frames.read_pcap(supervisor.path("out.pcap")) == sent
 
 
-def join(supervisor, sockets, sent):
+def join(supervisor, sockets, sent, options=""):
     """A file through one Pollux's driver into a switch, and out of it through another's."""
-    out = PolluxSwitch(supervisor, specs={"v": f"virtio-user:{sockets[1]}",
+    out = PolluxSwitch(supervisor, specs={"v": f"virtio-user:{sockets[1]}{options}",
                                           "out": f"pcap:,tx={supervisor.path('out.pcap')}"},
-                       name="writer")
+                       arguments=["--huge-pages", "never"], name="writer")
     out.wait_attached("v")
     frames.write_pcap(supervisor.path("in.pcap"), sent)
     # The port is added last, when its way is open to the end.
-    source = PolluxSwitch(supervisor, specs={"v": f"virtio-user:{sockets[0]}"}, name="reader")
+    source = PolluxSwitch(supervisor, specs={"v": f"virtio-user:{sockets[0]}{options}"},
+                          arguments=["--huge-pages", "never"], name="reader")
     source.wait_attached("v")
     return source, out
 
 
-def test_through_two_drivers_and_a_switch(pollux_path, supervisor):
+@pytest.mark.parametrize("options", ["", ",regions=40", ",version-1=off", ",mrg=off"])
+def test_through_two_drivers_and_a_switch(pollux_path, supervisor, options):
     """virtio-user -> vhost-user -> switch -> vhost-user -> virtio-user, each its own process."""
-    sent = capture(200)
+    sent = capture(200, 1514)
     switch = PolluxSwitch(supervisor, ["a", "b"], name="switch")
-    source, out = join(supervisor, [switch.socket("a"), switch.socket("b")], sent)
+    source, out = join(supervisor, [switch.socket("a"), switch.socket("b")], sent, options)
     switch.wait_attached()
+    if "regions" in options:
+        memory = switch.port_infos()["a"]["memory"]
+        assert int(memory.split()[0]) >= 40, memory
     source.add_port("in", f"pcap:{supervisor.path('in.pcap')}")
     wait_until(lambda: out.counters()["out"].tx_packets >= len(sent), 20,
                "the whole file is written")

@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Pollux's virtio-user driver against testpmd's vhost devices."""
 
+from pathlib import Path
+
 import pytest
 from conftest import MAC_A, MAC_B
 
@@ -32,6 +34,8 @@ class Device:
         self.wait()
 
     def start_device(self):
+        for path in self.sockets:  # a killed testpmd leaves them, and the next one stumbles
+            Path(path).unlink(missing_ok=True)
         self.testpmd = tp.Testpmd(self.supervisor,
                                   [tp.vhost(p, queues=self.queues) for p in self.sockets],
                                   frame_size=self.frame_size, queues=self.queues)
