@@ -29,6 +29,13 @@ bool same_place(const spec::VhostUserMemoryRegion& a, const spec::VhostUserMemor
          a.memory_size == b.memory_size;
 }
 
+MemorySlot* find_slot(std::vector<MemorySlot>& slots, const spec::VhostUserMemoryRegion& region) {
+  const auto at = std::find_if(slots.begin(), slots.end(), [&](const MemorySlot& slot) {
+    return same_place(slot.region, region);
+  });
+  return at == slots.end() ? nullptr : &*at;
+}
+
 std::vector<PeerRegion> regions_of(const std::shared_ptr<const PeerMemory>& memory) {
   if (!memory) return {};
   const auto regions = memory->regions();
@@ -82,12 +89,16 @@ Result<BackendSession::Reply> BackendSession::set_mem_table(Message& message) {
 }
 
 Result<BackendSession::Reply> BackendSession::add_mem_reg(Message& message) {
+  const auto added = message.get<spec::VhostUserMemRegMsg>()->region;
+  if (MemorySlot* known = find_slot(state_.slots, added)) {
+    ++known->references;
+    return Reply();
+  }
   if (state_.slots.size() >= offer_.mem_slots) {
     return fail(ErrorCode::kResource,
                 fmt::format("all {} memory slots are in use", offer_.mem_slots));
   }
-  auto slot =
-      check_slot(message.get<spec::VhostUserMemRegMsg>()->region, std::move(message.fds.front()));
+  auto slot = check_slot(added, std::move(message.fds.front()));
   if (!slot) return forward(slot);
   auto region = map_region(*slot);
   if (!region) return forward(region);
@@ -103,13 +114,18 @@ Result<BackendSession::Reply> BackendSession::add_mem_reg(Message& message) {
 
 Result<BackendSession::Reply> BackendSession::rem_mem_reg(Message& message) {
   const auto wanted = message.get<spec::VhostUserMemRegMsg>()->region;
-  std::vector<MemorySlot> slots = state_.slots;
-  if (std::erase_if(slots, [&](const MemorySlot& s) { return same_place(s.region, wanted); }) ==
-      0) {
+  MemorySlot* known = find_slot(state_.slots, wanted);
+  if (known == nullptr) {
     return fail(ErrorCode::kProtocol,
                 fmt::format("no region of {:#x} bytes at guest address {:#x} was shared",
                             wanted.memory_size, wanted.guest_phys_addr));
   }
+  if (known->references > 1) {
+    --known->references;
+    return Reply();
+  }
+  std::vector<MemorySlot> slots = state_.slots;
+  std::erase_if(slots, [&](const MemorySlot& s) { return same_place(s.region, wanted); });
   std::vector<PeerRegion> regions = regions_of(memory_);
   std::erase_if(regions,
                 [&](const PeerRegion& r) { return r.guest.value == wanted.guest_phys_addr; });

@@ -15,6 +15,9 @@ namespace pollux::vhost {
 struct MemorySlot {
   spec::VhostUserMemoryRegion region{};
   SharedFd fd;
+  /// How often it was added and not removed. QEMU before 8.1 sends ADD_MEM_REG and REM_MEM_REG once
+  /// for each queue pair.
+  uint32_t references = 1;
 };
 
 /// One vring as the front end set it up. All that another process needs to go on with it.

@@ -238,6 +238,21 @@ TEST_F(Session, ARingLeftUnmappedStaysStoppedUntilItIsMappedAgain) {
   EXPECT_EQ(device.running[0].base, 4U);
 }
 
+// QEMU 7.2 sends both messages once for each queue pair of a device.
+TEST_F(Session, ARegionAddedTwiceIsRemovedTwice) {
+  bring_up();
+  const VhostUserMemRegMsg one{0, region_at(0)};
+  const size_t before = open_fds();
+  tell(VHOST_USER_ADD_MEM_REG, one, make_memory(kSize));
+  EXPECT_EQ(session->state().slots.size(), 1U);
+  EXPECT_EQ(open_fds(), before);
+  tell(VHOST_USER_REM_MEM_REG, one);
+  EXPECT_TRUE(runs(0));
+  tell(VHOST_USER_REM_MEM_REG, one);
+  EXPECT_FALSE(runs(0));
+  EXPECT_EQ(mappings_of("peer-memory"), 0U);
+}
+
 TEST_F(Session, ManySlots) {
   negotiate();
   for (uint64_t i = 0; i < 509; ++i) {
