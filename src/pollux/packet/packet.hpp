@@ -89,11 +89,6 @@ class alignas(64) Packet {
     return {head(), head_len_};
   }
 
-  /// Bytes of private memory from head() on, used or not.
-  [[nodiscard]] uint32_t head_space() const noexcept {
-    return static_cast<uint32_t>(room_.size()) - head_start_;
-  }
-
   /// Sets the head's length; the bytes are the caller's to fill. At most kHeadCapacity.
   void set_head_size(uint32_t len) noexcept { head_len_ = static_cast<uint16_t>(len); }
 

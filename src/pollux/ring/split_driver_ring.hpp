@@ -357,9 +357,9 @@ size_t SplitDriverRing<Access>::poll_used(UsedChain* out, size_t max) noexcept {
   }
   const size_t n = std::min<size_t>(pending, max);
   for (size_t i = 0; i < n; ++i) {
-    uint64_t element = 0;  // a whole virtq_used_elem: id in the lower half, len in the upper
-    static_assert(sizeof element == sizeof(spec::virtq_used_elem));
-    access_.copy_in(&element, &used_->ring[last_used_ & mask_], sizeof element);
+    // A whole virtq_used_elem: id in the lower half, len in the upper.
+    static_assert(sizeof(uint64_t) == sizeof(spec::virtq_used_elem));
+    const auto element = access_.template snapshot<uint64_t>(&used_->ring[last_used_ & mask_]);
     const auto id = static_cast<uint32_t>(element);
     const auto len = static_cast<uint32_t>(element >> 32);
     error_ = check_used(id, len);

@@ -5,6 +5,7 @@
 #include <array>
 #include <cstddef>
 #include <cstdint>
+#include <cstring>
 #include <memory>
 #include <utility>
 
@@ -42,7 +43,6 @@ class NetDriverRx {
         reserve_(ring_.size() - std::min(ring_.size(), each_ * config.max_buffers)),
         refill_at_(std::clamp((ring_.size() - reserve_) / each_ / 4, uint32_t{1}, kBatch)),
         mergeable_(config.has(spec::VIRTIO_NET_F_MRG_RXBUF)),
-        whole_copies_(pool.buffer_size() >= Packet::kHeadCapacity),
         posted_(std::make_unique<BufferIndex[]>(ring_.size())) {}
 
   [[nodiscard]] const Ring& ring() const noexcept { return ring_; }
@@ -144,11 +144,22 @@ class NetDriverRx {
     return begin_ != end_;
   }
 
+  /// A copy that does not change any more; whole words, which may reach into the frame.
+  spec::virtio_net_hdr read_header(const std::byte* from) const noexcept {
+    using Words = std::array<uint64_t, 2>;
+    static_assert(sizeof(Words) >= spec::kNetHdrSize);
+    const auto words = ring_.access().template snapshot<Words>(from);
+    spec::virtio_net_hdr hdr;
+    std::memcpy(&hdr, words.data(), sizeof hdr);
+    return hdr;
+  }
+
   /// Reads the next frame's header, and tells over how many buffers it is spread; 0 when they are
   /// not all there yet, or when the ring was broken.
   uint32_t frame_buffers(spec::virtio_net_hdr& hdr, QueueCounters& counters) noexcept {
-    ring_.access().copy_in(&hdr, start(fetched_[begin_].buffer), hdr_size_);
-    if (!mergeable_) return 1;
+    hdr = read_header(start(fetched_[begin_].buffer));
+    // 2.7.8.2: nothing beyond the used length means anything; accept() drops such a frame.
+    if (!mergeable_ || fetched_[begin_].len < hdr_size_) return 1;
     const uint32_t buffers = hdr.num_buffers;
     if (buffers == 1) [[likely]]
       return 1;
@@ -202,7 +213,7 @@ class NetDriverRx {
   void take_single(Packet& packet, BufferIndex buffer, uint32_t size, PoolCache& cache) noexcept {
     std::byte* frame = pool_->buffer_data(buffer);
     if (size <= Packet::kHeadCapacity) {
-      copy_head(packet.head(), frame, size);
+      ring_.access().copy_in(packet.head(), frame, size);
       packet.set_head_size(size);
       keep(buffer, cache);
       return;
@@ -211,21 +222,6 @@ class NetDriverRx {
     packet.set_head_size(Packet::kHeadCopy);
     const auto head = static_cast<uint32_t>(Packet::kHeadCopy);
     packet.append({frame + head, size - head, buffer});
-  }
-
-  /// A copy of a length that the compiler knows costs a fraction of one that it does not; what it
-  /// takes beyond the frame is the buffer's own and is never looked at.
-  void copy_head(std::byte* to, const std::byte* frame, uint32_t size) noexcept {
-    const auto& access = ring_.access();
-    if (!whole_copies_) {
-      access.copy_in(to, frame, size);
-    } else if (size <= 64) {
-      access.copy_in(to, frame, 64);
-    } else if (size <= 128) {
-      access.copy_in(to, frame, 128);
-    } else {
-      access.copy_in(to, frame, Packet::kHeadCapacity);
-    }
   }
 
   /// A frame spread over several buffers: the head is collected from as many as it takes. False
@@ -339,7 +335,6 @@ class NetDriverRx {
   uint32_t reserve_;    // descriptors that stay free because of max_buffers
   uint32_t refill_at_;  // so many buffers missing are worth posting
   bool mergeable_;
-  bool whole_copies_;  // a buffer holds at least what copy_head may read
   uint32_t skip_ = 0;  // buffers still to be dropped of a frame that is too long
   size_t begin_ = 0;   // fetched_[begin_, end_)
   size_t end_ = 0;

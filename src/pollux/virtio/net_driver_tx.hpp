@@ -38,7 +38,6 @@ class NetDriverTx {
         config_(config),
         hdr_size_(static_cast<uint32_t>(spec::net_hdr_size(config.features))),
         separate_header_(config.separate_header()),
-        whole_copies_(pool.buffer_size() >= Packet::kHeadCapacity),
         first_(std::make_unique<BufferIndex[]>(ring_.size())),
         next_(std::make_unique<BufferIndex[]>(pool.buffer_count())) {}
 
@@ -246,7 +245,7 @@ class NetDriverTx {
   ring::DriverBuffer copied(const Packet& packet, BufferIndex fresh) noexcept {
     std::byte* data = pool_->buffer_data(fresh);
     write_header(data - hdr_size_, packet.meta);
-    copy_head(data, packet);
+    ring_.access().copy_out(data, packet.head(), packet.head_size());
     uint32_t at = packet.head_size();
     for (const Segment& segment : packet.tail()) {
       ring_.access().copy_out(data + at, segment.data, segment.len);
@@ -264,23 +263,6 @@ class NetDriverTx {
       hdr.flags &= spec::VIRTIO_NET_HDR_F_NEEDS_CSUM;
     }
     ring_.access().copy_out(to, &hdr, hdr_size_);
-  }
-
-  /// A copy of a length that the compiler knows costs a fraction of one that it does not; what it
-  /// takes beyond the head is the packet's own room, written to the buffer's own and never sent.
-  void copy_head(std::byte* to, const Packet& packet) noexcept {
-    const auto& access = ring_.access();
-    const uint32_t size = packet.head_size();
-    if (!whole_copies_ || size > Packet::kHeadCapacity ||
-        packet.head_space() < Packet::kHeadCapacity) {
-      access.copy_out(to, packet.head(), size);
-    } else if (size <= 64) {
-      access.copy_out(to, packet.head(), 64);
-    } else if (size <= 128) {
-      access.copy_out(to, packet.head(), 128);
-    } else {
-      access.copy_out(to, packet.head(), Packet::kHeadCapacity);
-    }
   }
 
   /// Sends the packet at `at` over several descriptors, or drops it if that can not be.
@@ -408,7 +390,6 @@ class NetDriverTx {
   NetDriverConfig config_;
   uint32_t hdr_size_;
   bool separate_header_;
-  bool whole_copies_;                     // a buffer holds at least what copy_head may write
   std::unique_ptr<BufferIndex[]> first_;  // by chain id: its first buffer
   std::unique_ptr<BufferIndex[]> next_;   // by buffer: the one after it in its chain
   uint32_t in_flight_ = 0;                // buffers with the device

@@ -1,0 +1,124 @@
+// SPDX-License-Identifier: Apache-2.0
+// A network device that lies to its driver: in used lengths, headers and num_buffers. Each lie
+// with what must come of it; afterwards every buffer is the pool's again (PoolTest counts).
+#include <functional>
+#include <string>
+#include <vector>
+
+#include "tests/support/net_driver_fixture.hpp"
+
+namespace pollux::virtio {
+namespace {
+
+using test::Bytes, test::net_header, test::NetQueue, test::pattern;
+using test::operator+;
+
+constexpr uint64_t kMergeable = spec::VIRTIO_F_VERSION_1 | spec::VIRTIO_NET_F_MRG_RXBUF;
+constexpr uint64_t kOffloads =
+    spec::VIRTIO_NET_F_GUEST_CSUM | spec::VIRTIO_NET_F_GUEST_TSO4 | spec::VIRTIO_NET_F_GUEST_TSO6;
+constexpr uint32_t kSize = 128;
+
+/// Returns the next available chain with `bytes` in it but `len` as the used length.
+void lie(NetQueue& queue, const Bytes& bytes, uint32_t len) {
+  const uint16_t head = queue.take();
+  std::copy(bytes.begin(), bytes.end(),
+            reinterpret_cast<uint8_t*>(queue.at(queue.chain(head)[0].addr)));
+  queue.use(head, len);
+}
+
+struct Case {
+  std::string name;
+  std::function<void(NetQueue&)> tell;
+  DropReason reason = DropReason::shutdown;  // shutdown: nothing is counted
+  ring::RingError error = ring::RingError::none;
+  uint64_t drops = 1;
+};
+
+const std::vector<Case>& cases() {
+  using enum DropReason;
+  using ring::RingError;
+  static const std::vector<Case> table{
+      {"length_zero", [](NetQueue& q) { lie(q, {}, 0); }, bad_net_header},
+      {"shorter_than_the_header", [](NetQueue& q) { lie(q, net_header(1), 11); }, bad_net_header},
+      {"header_only", [](NetQueue& q) { lie(q, net_header(1), 12); }, runt},
+      {"thirteen_bytes", [](NetQueue& q) { lie(q, net_header(1), 25); }, runt},
+      {"length_beyond_the_buffer", [](NetQueue& q) { lie(q, net_header(1), 12 + 2048 + 1); },
+       shutdown, RingError::used_length},
+      {"length_all_ones", [](NetQueue& q) { lie(q, net_header(1), 0xffffffff); }, shutdown,
+       RingError::used_length},
+      {"num_buffers_zero", [](NetQueue& q) { lie(q, net_header(0), 100); }, shutdown,
+       RingError::num_buffers},
+      {"num_buffers_above_the_queue", [](NetQueue& q) { lie(q, net_header(kSize + 1), 100); },
+       shutdown, RingError::num_buffers},
+      {"num_buffers_all_ones", [](NetQueue& q) { lie(q, net_header(0xffff), 100); }, shutdown,
+       RingError::num_buffers},
+      {"num_buffers_more_than_a_packet_holds",
+       [](NetQueue& q) {
+         for (int i = 0; i < 70; ++i) lie(q, net_header(70), 2060);
+       },
+       too_long},
+      {"num_buffers_more_than_were_returned",
+       [](NetQueue& q) {
+         for (int i = 0; i < 5; ++i) lie(q, net_header(6), 2060);
+       }},
+      {"merged_longer_than_any_frame",
+       [](NetQueue& q) {
+         for (int i = 0; i < 36; ++i) lie(q, net_header(36), 2060);
+       },
+       too_long},
+      {"merged_of_nothing",
+       [](NetQueue& q) {
+         for (int i = 0; i < 36; ++i) lie(q, net_header(36), i == 0 ? 12 : 0);
+       },
+       runt},
+      {"merged_whose_first_is_shorter_than_the_header",
+       [](NetQueue& q) {
+         lie(q, net_header(2), 5);
+         lie(q, net_header(2), 500);
+       },
+       bad_net_header},
+      {"csum_beyond_the_frame",
+       [](NetQueue& q) { lie(q, net_header(1, 1, 0, 0, 0xffff, 0xffff), 112); }, bad_net_header},
+      {"unknown_gso_type", [](NetQueue& q) { lie(q, net_header(1, 1, 0x7f, 100, 34, 16), 1512); },
+       bad_net_header},
+      {"gso_of_a_frame_that_is_not_ip",
+       [](NetQueue& q) { lie(q, net_header(1, 1, 1, 100, 34, 16), 1512); }, bad_net_header},
+      {"gso_size_zero", [](NetQueue& q) { lie(q, net_header(1, 1, 1, 0, 34, 16), 1512); },
+       bad_net_header},
+      {"gso_that_was_not_negotiated",
+       [](NetQueue& q) { lie(q, net_header(1, 1, 3, 100, 34, 6), 1512); }, bad_net_header},
+  };
+  return table;
+}
+
+class LyingNetDevice : public test::PoolTest, public testing::WithParamInterface<Case> {};
+
+TEST_P(LyingNetDevice, CostsItselfAndNobodyElse) {
+  NetQueue queue(*pool, kSize);
+  NetDriverRx<ring::SplitDriverRing<>> rx(
+      ring::SplitDriverRing<>(queue.layout), *pool,
+      {.window = queue.window, .features = kMergeable | kOffloads});
+  Burst burst(*cache);
+  (void)rx.fill(*cache);
+  GetParam().tell(queue);
+  for (int i = 0; i < 5; ++i) (void)rx.poll(burst, counters);
+  EXPECT_EQ(rx.ring().error(), GetParam().error);
+  EXPECT_TRUE(burst.empty());
+  EXPECT_EQ(counters.packets.value(), 0u);
+  if (GetParam().reason != DropReason::shutdown) {
+    EXPECT_EQ(counters.drops.value(GetParam().reason), GetParam().drops);
+    // A queue that was not broken goes on.
+    queue.deliver(net_header(1) + pattern(100));
+    (void)rx.poll(burst, counters);
+    ASSERT_EQ(burst.size(), 1u);
+    EXPECT_EQ(test::bytes_of(burst[0]), pattern(100));
+  }
+  burst.clear();
+  rx.stop(*cache);
+}
+
+INSTANTIATE_TEST_SUITE_P(Hostile, LyingNetDevice, testing::ValuesIn(cases()),
+                         [](const auto& c) { return c.param.name; });
+
+}  // namespace
+}  // namespace pollux::virtio
