@@ -67,6 +67,8 @@ struct SharedAccess {
   /// Copies `size` bytes out of peer memory into private memory.
   void copy_in(void* to, const void* from_peer, size_t size) const noexcept {
     copy_small_or_any(to, from_peer, size);
+    // What is read from the copy from here on may not be read from the original instead.
+    std::atomic_signal_fence(std::memory_order_acq_rel);
   }
 
   /// Copies `size` bytes of private or peer memory into peer memory. Source and target may be the
