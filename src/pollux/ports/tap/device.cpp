@@ -61,6 +61,7 @@ Result<TapDevice> TapDevice::open(const TapOptions& options) {
   if (!control) return fail_errno(errno, "a socket to set up the tap interface");
   TapDevice device(options.name, std::move(control));
   if (Status attached = device.attach(options); !attached) return forward(attached);
+  device.first_queue_ = device.queues_.front().get();
   if (options.offload) device.offer_offloads();
   if (Status configured = device.configure(options); !configured) return forward(configured);
   return device;
@@ -93,7 +94,7 @@ Status TapDevice::attach(const TapOptions& options) {
 void TapDevice::offer_offloads() {
   const unsigned tso = TUN_F_CSUM | TUN_F_TSO4 | TUN_F_TSO6 | TUN_F_TSO_ECN;
   const uint32_t tx_tso = kTxChecksum | kTxTso4 | kTxTso6 | kTxTsoEcn;
-  const int fd = queues_.front().get();  // these belong to the interface, not to the queue
+  const int fd = first_queue_;  // these belong to the interface, not to the queue
   if (::ioctl(fd, TUNSETOFFLOAD, tso | kTunUso4 | kTunUso6) == 0) {
     offloads_ = tx_tso | kTxUso4 | kTxUso6;
   } else if (::ioctl(fd, TUNSETOFFLOAD, tso) == 0) {
@@ -138,8 +139,14 @@ Status TapDevice::set_up() const {
 
 TapDevice::State TapDevice::state() const {
   State state;
-  ifreq request = request_for(name_);
-  if (::ioctl(control_.get(), SIOCGIFFLAGS, &request) != 0) return state;
+  ifreq request{};
+  // It may have got another name meanwhile, or have been moved to a container's namespace.
+  if (::ioctl(first_queue_, TUNGETIFF, &request) != 0) return state;
+  state.there = true;
+  if (::ioctl(control_.get(), SIOCGIFFLAGS, &request) != 0) {
+    state.elsewhere = state.up = true;
+    return state;
+  }
   state.up = (request.ifr_flags & IFF_UP) != 0;
   if (::ioctl(control_.get(), SIOCGIFMTU, &request) == 0) {
     state.mtu = static_cast<uint16_t>(std::clamp(request.ifr_mtu, 0, 65535));

@@ -38,11 +38,13 @@ class TapDevice {
   [[nodiscard]] uint32_t offloads() const { return offloads_; }
 
   struct State {
+    bool there = false;      ///< false: the interface was removed
+    bool elsewhere = false;  ///< moved to another network namespace: nothing more is known
     bool up = false;
     uint16_t mtu = 0;
     std::optional<std::array<uint8_t, 6>> mac;
   };
-  /// What the interface is now; all zero when it is gone.
+  /// What the interface is now, under whatever name. While the queues are open.
   [[nodiscard]] State state() const;
 
  private:
@@ -56,6 +58,7 @@ class TapDevice {
   std::string name_;
   UniqueFd control_;  // a socket for the interface's ioctls, in its network namespace
   std::vector<UniqueFd> queues_;
+  int first_queue_ = -1;  // stays the queue's own
   uint32_t offloads_ = 0;
 };
 

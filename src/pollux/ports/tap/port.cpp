@@ -5,7 +5,6 @@
 #include <net/if.h>
 
 #include <array>
-#include <cstring>
 #include <optional>
 #include <utility>
 
@@ -56,13 +55,15 @@ class TapPort final : public Port {
     const TapDevice::State state = device_->state();
     info.peer = "the host's network stack";
     info.link_up = state.up;
-    info.state = state.up ? "up" : fmt::format("down: ip link set {} up", options_.name);
     info.mtu = state.mtu;
     info.mac = state.mac;
-    for (const auto& queue : queues_) {
-      if (queue->broken() == 0) continue;
-      info.broken = fmt::format("the interface was removed: {}", std::strerror(queue->broken()));
+    if (!state.there) {
       info.state = "gone";
+      info.broken = "the interface was removed";
+    } else if (state.elsewhere) {
+      info.state = "in another network namespace";
+    } else {
+      info.state = state.up ? "up" : fmt::format("down: ip link set {} up", options_.name);
     }
     return info;
   }

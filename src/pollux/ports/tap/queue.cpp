@@ -41,7 +41,7 @@ void TapQueue::detach() noexcept {
 
 void TapQueue::poll(void* self, Burst& burst) noexcept {
   auto& queue = *static_cast<TapQueue*>(self);
-  if (queue.broken() != 0) return;
+  if (queue.gone_.load(std::memory_order_relaxed)) return;
   const size_t most = std::min(burst.room(), kMaxPoll);
   for (size_t i = 0; i < most && queue.lay_ready(burst.cache()); ++i) {
     if (!queue.read_one(burst)) break;
@@ -73,7 +73,7 @@ bool TapQueue::read_one(Burst& burst) noexcept {
       rx_counters_.drops.add(DropReason::receive_truncated);
       return true;
     }
-    if (errno == EBADFD || errno == ENODEV) broken_.store(errno, std::memory_order_relaxed);
+    if (errno == EBADFD || errno == ENODEV) gone_.store(true, std::memory_order_relaxed);
     return false;
   }
   rx_counters_.packets.add(1);
@@ -108,7 +108,7 @@ void TapQueue::fill_in(Packet& packet, size_t size) noexcept {
 
 DropReason TapQueue::send(void* self, Burst& burst) noexcept {
   auto& queue = *static_cast<TapQueue*>(self);
-  if (queue.broken() != 0) return DropReason::receiver_down;
+  if (queue.gone_.load(std::memory_order_relaxed)) return DropReason::receiver_down;
   const std::lock_guard guard(queue.tx_lock_);
   DropReason left = DropReason::receiver_ring_full;
   size_t done = 0;
@@ -142,7 +142,7 @@ bool TapQueue::write_one(const Packet& packet, DropReason& left) noexcept {
       return false;
     case EBADFD:
     case ENODEV:
-      broken_.store(errno, std::memory_order_relaxed);
+      gone_.store(true, std::memory_order_relaxed);
       left = DropReason::receiver_down;
       return false;
     default:

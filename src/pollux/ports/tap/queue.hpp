@@ -32,9 +32,6 @@ class TapQueue {
   [[nodiscard]] RxQueue rx() { return {this, poll, nullptr, &rx_counters_}; }
   [[nodiscard]] TxQueue tx() { return {this, send, nullptr, &offloads_, &tx_counters_}; }
 
-  /// The errno that ended this queue (the interface was removed), or 0. Any thread.
-  [[nodiscard]] int broken() const noexcept { return broken_.load(std::memory_order_relaxed); }
-
  private:
   /// Packets a poll, so that a flood from the kernel does not starve other queues.
   static constexpr size_t kMaxPoll = 32;
@@ -52,7 +49,7 @@ class TapQueue {
   UniqueFd fd_;
   std::atomic<uint32_t> offloads_{0};
   Pool& pool_;
-  std::atomic<int> broken_{0};
+  std::atomic<bool> gone_{false};  // the interface was removed
 
   // rx: buffers that the next packet is read into, after its head. Those that it fills go with it
   // and are replaced.
