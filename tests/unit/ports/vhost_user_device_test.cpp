@@ -1,0 +1,457 @@
+// SPDX-License-Identifier: Apache-2.0
+// The vhost-user port's device without a socket: a front end in memory starts and stops rings.
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+#include <sys/eventfd.h>
+
+#include <atomic>
+#include <chrono>
+#include <functional>
+#include <memory>
+#include <string>
+#include <thread>
+#include <vector>
+
+#include "pollux/engine/engine.hpp"
+#include "pollux/ports/vhost_user/device.hpp"
+#include "tests/support/guest.hpp"
+
+namespace pollux::vhost_user {
+namespace {
+
+using test::Bytes;
+using test::DriverImage;
+using test::Guest;
+using test::kWrite;
+using test::pattern;
+using testing::HasSubstr;
+
+constexpr uint64_t kFeatures = spec::VIRTIO_F_VERSION_1 | spec::VIRTIO_NET_F_MRG_RXBUF;
+constexpr uint32_t kHdr = 12;
+
+/// Plays the workers while control waits for them.
+class PlayedWorkers final : public Quiescence {
+ public:
+  std::function<void()> finish_turns = [] {};
+  bool come_by = true;
+  unsigned waits = 0;
+
+  bool synchronize(Nanos) noexcept override {
+    ++waits;
+    finish_turns();
+    return come_by;
+  }
+};
+
+vhost::SharedFd event(unsigned initial = 0) {
+  return std::make_shared<const UniqueFd>(eventfd(initial, EFD_NONBLOCK));
+}
+uint64_t count_of(const vhost::SharedFd& fd) {
+  uint64_t value = 0;
+  return eventfd_read(fd->get(), &value) == 0 ? value : 0;
+}
+
+/// One guest's memory and one of its rings.
+struct GuestRing {
+  explicit GuestRing(uint32_t size = 64) : image(size), guest(256 << 10) {}
+
+  void offer_frame(const Bytes& frame) {
+    Bytes all(kHdr);
+    all.insert(all.end(), frame.begin(), frame.end());
+    const uint64_t addr = guest.place(all);
+    image.desc(next, addr, static_cast<uint32_t>(kHdr + frame.size()));
+    image.offer(next++);
+  }
+  void post(uint32_t size) {
+    image.desc(next, guest.allocate(size), size, kWrite);
+    image.offer(next++);
+  }
+  [[nodiscard]] vhost::RingStart start(uint16_t index, bool enabled = true,
+                                       uint64_t features = kFeatures) const {
+    vhost::RingStart start;
+    start.index = index;
+    start.layout = image.layout();
+    start.features = features;
+    start.controls.enabled = enabled;
+    start.memory = guest.shared_memory();
+    return start;
+  }
+
+  DriverImage image;
+  Guest guest;
+  uint16_t next = 0;
+};
+
+class VhostUserDevice : public testing::Test {
+ protected:
+  explicit VhostUserDevice(uint16_t pairs = 2)
+      : device_({.queue_pairs = pairs, .queue_size = 256, .features = kFeatures}, workers_, log()),
+        rx_(device_.rx_queues()),
+        tx_(device_.tx_queues()) {}
+
+  Log log() {
+    return Log([this](LogLevel, std::string_view text) { said_.emplace_back(text); });
+  }
+  std::vector<Bytes> poll(const RxQueue& queue, bool complete = true) {
+    Burst burst(pool_.cache());
+    queue.poll(queue.self, burst);
+    std::vector<Bytes> frames;
+    for (const Packet* packet : burst.packets()) frames.push_back(test::bytes_of(*packet));
+    burst.clear();
+    if (complete) queue.complete(queue.self);
+    return frames;
+  }
+  /// What is left of `count` frames of 60 bytes, and why.
+  struct Left {
+    size_t count;
+    DropReason reason;
+  };
+  Left send(const TxQueue& queue, unsigned count = 1, bool flush = true) {
+    Burst burst(pool_.cache());
+    for (unsigned i = 0; i < count; ++i) burst.push(pool_.packet_of(pattern(60, i)));
+    const DropReason reason = queue.send(queue.self, burst);
+    if (flush) queue.flush(queue.self);
+    return {burst.size(), reason};
+  }
+
+  test::LeakChecked pool_;
+  std::vector<std::string> said_;
+  PlayedWorkers workers_;
+  NetDevice device_;
+  std::vector<RxQueue> rx_;
+  std::vector<TxQueue> tx_;
+};
+
+TEST_F(VhostUserDevice, OffersItsQueues) {
+  const vhost::DeviceOffer offer = device_.offer();
+  EXPECT_EQ(offer.vrings, 4);
+  EXPECT_EQ(offer.queue_num, 2u);
+  EXPECT_EQ(offer.features, kFeatures);
+  EXPECT_EQ(rx_.size(), 2u);
+  EXPECT_EQ(tx_.size(), 2u);
+}
+
+TEST_F(VhostUserDevice, WithoutAPeerNothingComesAndTheReceiverIsDown) {
+  EXPECT_TRUE(poll(rx_[0]).empty());
+  const Left left = send(tx_[0], 3);
+  EXPECT_EQ(left.count, 3u);
+  EXPECT_EQ(left.reason, DropReason::receiver_down);
+}
+
+TEST_F(VhostUserDevice, RingsCarryAndStop) {
+  GuestRing sends;
+  GuestRing receives;
+  sends.offer_frame(pattern(100));
+  receives.post(2000);
+  ASSERT_TRUE(device_.start_ring(sends.start(1)));
+  ASSERT_TRUE(device_.start_ring(receives.start(0)));
+  EXPECT_EQ(poll(rx_[0]), std::vector<Bytes>{pattern(100)});
+  EXPECT_EQ(send(tx_[0], 2).count, 1u);  // one buffer was posted
+  EXPECT_EQ(sends.image.used_idx(), 1);
+  EXPECT_EQ(receives.image.used_idx(), 1);
+  EXPECT_EQ(sends.image.used_flags(), 1);  // polled: no notifications wanted
+  EXPECT_EQ(device_.stop_ring(1).value(), 1u);
+  EXPECT_EQ(device_.stop_ring(0).value(), 1u);
+  EXPECT_TRUE(poll(rx_[0]).empty());
+  EXPECT_EQ(send(tx_[0]).reason, DropReason::receiver_down);
+  EXPECT_EQ(rx_[0].counters->packets.value(), 1u);  // counters outlive the peer
+}
+
+TEST_F(VhostUserDevice, RingsLargerThanAllowedAreRefused) {
+  GuestRing large(512);
+  const Status refused = device_.start_ring(large.start(1));
+  ASSERT_FALSE(refused);
+  EXPECT_THAT(refused.error().what, HasSubstr("512"));
+  EXPECT_TRUE(poll(rx_[0]).empty());
+}
+
+TEST_F(VhostUserDevice, GoesOnAtTheUsedIndexWhateverTheBase) {
+  GuestRing sends;
+  sends.image.start_at(65535);
+  sends.image.desc(0, sends.guest.allocate(100), 72);
+  sends.image.offer(0);
+  sends.image.offer(0);
+  auto start = sends.start(1);
+  start.base = 7;
+  ASSERT_TRUE(device_.start_ring(start));
+  EXPECT_EQ(poll(rx_[0]).size(), 2u);
+  EXPECT_EQ(sends.image.used_idx(), 1);
+  EXPECT_EQ(device_.stop_ring(1).value(), 1u);
+}
+
+TEST_F(VhostUserDevice, RingTakenInTheMiddleOfATurnShowsWhatWasUsed) {
+  GuestRing sends;
+  for (unsigned i = 0; i < 5; ++i) sends.offer_frame(pattern(60 + i));
+  auto start = sends.start(1);
+  start.controls.call = event();
+  ASSERT_TRUE(device_.start_ring(start));
+  // A worker has polled, control takes the ring, and the worker ends its turn without finding it.
+  EXPECT_EQ(poll(rx_[0], false).size(), 5u);
+  workers_.finish_turns = [&] { rx_[0].complete(rx_[0].self); };
+  EXPECT_EQ(device_.stop_ring(1).value(), 5u);
+  EXPECT_EQ(sends.image.used_idx(), 5);
+  EXPECT_EQ(count_of(start.controls.call), 1u);
+}
+
+TEST_F(VhostUserDevice, ReceiverTakenInTheMiddleOfATurnShowsWhatWasUsed) {
+  GuestRing receives;
+  for (int i = 0; i < 8; ++i) receives.post(2000);
+  auto start = receives.start(0);
+  start.controls.call = event();
+  ASSERT_TRUE(device_.start_ring(start));
+  EXPECT_EQ(send(tx_[0], 3, false).count, 0u);
+  workers_.finish_turns = [&] { tx_[0].flush(tx_[0].self); };
+  EXPECT_EQ(device_.stop_ring(0).value(), 3u);
+  EXPECT_EQ(receives.image.used_idx(), 3);
+  EXPECT_EQ(count_of(start.controls.call), 1u);
+}
+
+TEST_F(VhostUserDevice, HandleMovedInTheMiddleOfATurnLeavesNothingBehind) {
+  GuestRing first;
+  GuestRing second;
+  for (int i = 0; i < 8; ++i) first.post(2000);
+  for (int i = 0; i < 8; ++i) second.post(2000);
+  ASSERT_TRUE(device_.start_ring(first.start(0)));
+  ASSERT_TRUE(device_.start_ring(second.start(2, false)));
+  EXPECT_EQ(send(tx_[1], 3, false).count, 0u);  // both handles lead to the first
+  workers_.finish_turns = [&] { tx_[1].flush(tx_[1].self); };
+  vhost::RingControls on;
+  on.enabled = true;
+  device_.update_ring(2, on);
+  EXPECT_EQ(first.image.used_idx(), 3);
+  EXPECT_EQ(send(tx_[1]).count, 0u);
+  EXPECT_EQ(second.image.used_idx(), 1);
+}
+
+TEST_F(VhostUserDevice, HandlesAreSpreadOverTheRingsThatMayBeUsed) {
+  GuestRing first;
+  GuestRing second;
+  for (int i = 0; i < 8; ++i) first.post(2000);
+  for (int i = 0; i < 8; ++i) second.post(2000);
+  ASSERT_TRUE(device_.start_ring(first.start(0)));
+  ASSERT_TRUE(device_.start_ring(second.start(2)));
+  (void)send(tx_[0]);
+  (void)send(tx_[1]);
+  EXPECT_EQ(first.image.used_idx(), 1);
+  EXPECT_EQ(second.image.used_idx(), 1);
+  ASSERT_TRUE(device_.stop_ring(0));
+  (void)send(tx_[0]);
+  (void)send(tx_[1]);
+  EXPECT_EQ(first.image.used_idx(), 1);
+  EXPECT_EQ(second.image.used_idx(), 3);
+  ASSERT_TRUE(device_.stop_ring(2));
+  EXPECT_EQ(send(tx_[1]).reason, DropReason::receiver_down);
+}
+
+TEST_F(VhostUserDevice, ChangingADescriptorTakesNothingAway) {
+  GuestRing receives;
+  for (int i = 0; i < 8; ++i) receives.post(2000);
+  GuestRing sends;
+  sends.offer_frame(pattern(60));
+  ASSERT_TRUE(device_.start_ring(receives.start(0)));
+  ASSERT_TRUE(device_.start_ring(sends.start(1)));
+  Left left{1, {}};
+  size_t polled = 0;
+  workers_.finish_turns = [&] {
+    left = send(tx_[0]);
+    polled += poll(rx_[0]).size();
+  };
+  vhost::RingControls controls;
+  controls.enabled = true;
+  controls.call = event();
+  device_.update_ring(0, controls);
+  EXPECT_EQ(left.count, 0u);
+  EXPECT_EQ(count_of(controls.call), 1u);
+  controls.call = event();
+  device_.update_ring(1, controls);
+  EXPECT_EQ(polled, 1u);
+  EXPECT_EQ(workers_.waits, 2u);
+}
+
+TEST_F(VhostUserDevice, DisabledTransmitqIsEmptiedAndForgotten) {
+  GuestRing sends;
+  for (int i = 0; i < 3; ++i) sends.offer_frame(pattern(500));
+  ASSERT_TRUE(device_.start_ring(sends.start(1, false)));
+  EXPECT_TRUE(poll(rx_[0]).empty());
+  EXPECT_EQ(sends.image.used_idx(), 3);
+  EXPECT_EQ(rx_[0].counters->drops.value(DropReason::queue_disabled), 3u);
+  EXPECT_EQ(rx_[0].counters->packets.value(), 3u);
+  vhost::RingControls on;
+  on.enabled = true;
+  device_.update_ring(1, on);
+  sends.offer_frame(pattern(61));
+  EXPECT_EQ(poll(rx_[0]), std::vector<Bytes>{pattern(61)});
+}
+
+TEST_F(VhostUserDevice, DisabledReceiveqIsDown) {
+  GuestRing receives;
+  receives.post(2000);
+  ASSERT_TRUE(device_.start_ring(receives.start(0, false)));
+  EXPECT_EQ(send(tx_[0]).reason, DropReason::receiver_down);
+  EXPECT_EQ(receives.image.used_idx(), 0);
+}
+
+TEST_F(VhostUserDevice, BrokenRingsAreReportedOnceToPeerAndPeople) {
+  GuestRing sends;
+  GuestRing receives;
+  auto start = sends.start(1);
+  start.controls.err = event();
+  ASSERT_TRUE(device_.start_ring(start));
+  ASSERT_TRUE(device_.start_ring(receives.start(0)));
+  device_.report_broken_rings();
+  EXPECT_TRUE(said_.empty());
+  sends.image.avail_idx(1000);
+  receives.image.offer(64);
+  EXPECT_TRUE(poll(rx_[0]).empty());
+  EXPECT_EQ(send(tx_[0]).reason, DropReason::receiver_down);
+  device_.report_broken_rings();
+  device_.report_broken_rings();
+  EXPECT_EQ(said_.size(), 2u);
+  EXPECT_EQ(count_of(start.controls.err), 1u);
+  PortInfo info;
+  device_.describe(info);
+  EXPECT_FALSE(info.broken.empty());
+  // Set up anew it works again.
+  ASSERT_TRUE(device_.stop_ring(1));
+  GuestRing anew;
+  anew.offer_frame(pattern(60));
+  ASSERT_TRUE(device_.start_ring(anew.start(1)));
+  EXPECT_EQ(poll(rx_[0]).size(), 1u);
+}
+
+TEST_F(VhostUserDevice, CallDescriptorThatIsFullStopsNobody) {
+  GuestRing sends;
+  sends.offer_frame(pattern(60));
+  auto start = sends.start(1);
+  start.controls.call = event();
+  ASSERT_EQ(eventfd_write(start.controls.call->get(), ~uint64_t{0} - 1), 0);
+  ASSERT_TRUE(device_.start_ring(start));
+  EXPECT_EQ(poll(rx_[0]).size(), 1u);
+  EXPECT_EQ(sends.image.used_idx(), 1);
+}
+
+TEST_F(VhostUserDevice, AnnouncementIsAReverseArpRequest) {
+  device_.send_rarp({2, 3, 4, 5, 6, 7});
+  const auto frames = poll(rx_[0]);
+  ASSERT_EQ(frames.size(), 1u);
+  // RFC 903: hardware type 1, protocol 0x0800, lengths 6 and 4, operation 3; sender and target are
+  // the address itself, protocol addresses are 0.
+  Bytes expected(60);
+  std::fill_n(expected.begin(), 6, std::byte{0xff});
+  const std::vector<uint8_t> rest{2, 3, 4, 5, 6, 7, 0x80, 0x35, 0, 1, 8, 0, 6, 4, 0, 3,
+                                  2, 3, 4, 5, 6, 7, 0,    0,    0, 0, 2, 3, 4, 5, 6, 7};
+  for (size_t i = 0; i < rest.size(); ++i) expected[6 + i] = std::byte{rest[i]};
+  EXPECT_EQ(frames[0], expected);
+  EXPECT_TRUE(poll(rx_[0]).empty());
+  EXPECT_EQ(rx_[0].counters->packets.value(), 1u);
+}
+
+TEST_F(VhostUserDevice, FeaturesDecideWhatMayBeLeftUndone) {
+  const auto* offloads = tx_[0].offloads;
+  EXPECT_EQ(offloads->load(), 0u);
+  device_.features_changed(kFeatures | spec::VIRTIO_NET_F_GUEST_CSUM |
+                           spec::VIRTIO_NET_F_GUEST_TSO4);
+  EXPECT_EQ(offloads->load(), kTxChecksum | kTxTso4);
+  EXPECT_EQ(workers_.waits, 1u);  // nobody goes on with the old bits
+  device_.features_changed(0);
+  EXPECT_EQ(offloads->load(), 0u);
+}
+
+TEST_F(VhostUserDevice, ImpossibleMtusAreRefused) {
+  EXPECT_TRUE(device_.set_mtu(68));
+  EXPECT_TRUE(device_.set_mtu(65535));
+  EXPECT_FALSE(device_.set_mtu(67));
+  EXPECT_FALSE(device_.set_mtu(65536));
+  PortInfo info;
+  device_.describe(info);
+  EXPECT_EQ(info.mtu, 65535);
+}
+
+TEST_F(VhostUserDevice, WorkerThatDoesNotComeByKeepsItsRing) {
+  auto sends = std::make_unique<GuestRing>();
+  sends->offer_frame(pattern(60));
+  ASSERT_TRUE(device_.start_ring(sends->start(1)));
+  workers_.come_by = false;
+  const auto stopped = device_.stop_ring(1);
+  ASSERT_FALSE(stopped);
+  EXPECT_EQ(stopped.error().code, ErrorCode::kTimeout);
+  EXPECT_TRUE(poll(rx_[0]).empty());
+  EXPECT_EQ(sends->guest.shared_memory().use_count(), 3);  // ours, the guest's, the ring's
+  workers_.come_by = true;
+  GuestRing anew;
+  anew.offer_frame(pattern(60));
+  ASSERT_TRUE(device_.start_ring(anew.start(1)));
+  EXPECT_EQ(poll(rx_[0]).size(), 1u);
+}
+
+/// The device in an engine, so that real workers use the rings.
+class DevicePort final : public Port {
+ public:
+  DevicePort(std::unique_ptr<NetDevice>& out, Quiescence& quiescence) : device_(out) {
+    out = std::make_unique<NetDevice>(
+        NetDevice::Config{.queue_pairs = 1, .queue_size = 256, .features = kFeatures}, quiescence,
+        Log{});
+  }
+  Status start() override { return {}; }
+  void stop() noexcept override {}
+  [[nodiscard]] PortInfo info() const override { return {}; }
+  std::vector<RxQueue> rx_queues() override { return device_->rx_queues(); }
+  std::vector<TxQueue> tx_queues() override { return device_->tx_queues(); }
+
+ private:
+  std::unique_ptr<NetDevice>& device_;
+};
+
+TEST(VhostUserDeviceUnderLoad, RingsAndTheirMemoryGoWhileTheyArePolled) {
+  auto pool = std::move(
+      Pool::create({.name = "test", .packets = 4096, .buffers = 64, .pages = HugePages::kNever})
+          .value());
+  SteadyClock clock;
+  EngineConfig config;
+  config.fdb.capacity = 64;
+  auto engine = std::move(Engine::create(config, *pool, clock, Log{}).value());
+  std::array<std::unique_ptr<NetDevice>, 2> devices;
+  ASSERT_TRUE(engine->start());
+  for (size_t i = 0; i < 2; ++i) {
+    ASSERT_TRUE(engine->add_port("v" + std::to_string(i),
+                                 std::make_unique<DevicePort>(devices[i], *engine)));
+  }
+  uint64_t sent = 0;
+  for (unsigned round = 0; round < 200; ++round) {
+    // Nothing of the rings is touched by this thread while the device has them.
+    auto sends = std::make_unique<GuestRing>();
+    auto receives = std::make_unique<GuestRing>();
+    for (unsigned i = 0; i < 64; ++i) {
+      Bytes frame = pattern(60 + 17 * i, i);
+      std::fill_n(frame.begin(), 6, std::byte{0xff});
+      frame[6] = std::byte{2};
+      sends->offer_frame(frame);
+      receives->post(2000);
+    }
+    ASSERT_TRUE(devices[0]->start_ring(sends->start(1)));
+    ASSERT_TRUE(devices[1]->start_ring(receives->start(0)));
+    if (round % 2 == 0) std::this_thread::sleep_for(std::chrono::microseconds(round));
+    const bool sender_first = round % 4 < 2;
+    uint32_t taken = 0;
+    uint32_t filled = 0;
+    if (sender_first) taken = devices[0]->stop_ring(1).value();
+    if (sender_first) sends.reset();  // its memory is gone
+    filled = devices[1]->stop_ring(0).value();
+    if (!sender_first) {
+      EXPECT_EQ(receives->image.used_idx(), filled);
+      receives.reset();
+      taken = devices[0]->stop_ring(1).value();
+      EXPECT_EQ(sends->image.used_idx(), taken);
+    }
+    EXPECT_LE(filled, taken);
+    sent += taken;
+  }
+  engine->stop();
+  const auto stats = engine->port_stats();
+  EXPECT_EQ(stats[0].queues[0].packets, sent);
+  engine.reset();
+  EXPECT_EQ(pool->free_packets(), pool->packet_count());
+}
+
+}  // namespace
+}  // namespace pollux::vhost_user
