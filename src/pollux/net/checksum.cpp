@@ -99,8 +99,8 @@ uint16_t sum_portable(Bytes bytes) noexcept { return fold(sum_by_8(bytes.data(),
 uint16_t sum_words(Bytes bytes) noexcept {
 #if defined(__x86_64__)
   if (bytes.size() >= kWideFrom) {
-    static const bool avx2 = CpuFeatures::detect().avx2;
-    if (avx2) return fold(sum_avx2(bytes.data(), bytes.size()));
+    static const bool kAvx2 = CpuFeatures::detect().avx2;
+    if (kAvx2) return fold(sum_avx2(bytes.data(), bytes.size()));
   }
 #endif
   return sum_portable(bytes);
