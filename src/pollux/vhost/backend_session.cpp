@@ -25,7 +25,7 @@ BackendSession::BackendSession(BackendDevice& device, Log log)
 BackendSession::~BackendSession() { end(); }
 
 void BackendSession::end() noexcept {
-  for (uint16_t i = 0; i < state_.vrings.size(); ++i) {
+  for (uint16_t i = 0; i < offer_.vrings; ++i) {
     if (auto ok = stop(i); !ok) log_.error(ok.error().what);
   }
   if (std::exchange(state_.features_known, false)) device_.features_changed(0);
@@ -151,7 +151,7 @@ Result<BackendSession::Reply> BackendSession::set_features(Message& message) {
   // "Ring states". QEMU before 8.1 leaves the bit out and yet says which rings it wants: believe
   // it, or packets end in the receive queues of a guest that uses fewer than it has.
   if ((features & VHOST_USER_F_PROTOCOL_FEATURES) == 0) {
-    for (uint16_t i = 0; i < state_.vrings.size(); ++i) {
+    for (uint16_t i = 0; i < offer_.vrings; ++i) {
       if (!state_.vrings[i].enable_known) set_enabled(i, true);
     }
   }
@@ -179,7 +179,7 @@ Result<BackendSession::Reply> BackendSession::set_owner(Message& /*message*/) {
 
 /// Deprecated; the text recommends no more than this.
 Result<BackendSession::Reply> BackendSession::reset_owner(Message& /*message*/) {
-  for (uint16_t i = 0; i < state_.vrings.size(); ++i) set_enabled(i, false);
+  for (uint16_t i = 0; i < offer_.vrings; ++i) set_enabled(i, false);
   return Reply();
 }
 

@@ -227,7 +227,7 @@ Status BackendSession::stop(uint16_t index) {
 }
 
 Status BackendSession::stop_all(const std::string& because) {
-  for (uint16_t i = 0; i < state_.vrings.size(); ++i) {
+  for (uint16_t i = 0; i < offer_.vrings; ++i) {
     const bool ran = state_.vrings[i].started;
     if (auto ok = stop(i); !ok) return forward(ok);
     if (ran) state_.vrings[i].stopped_because = because;
@@ -236,7 +236,7 @@ Status BackendSession::stop_all(const std::string& because) {
 }
 
 void BackendSession::try_start_all() {
-  for (uint16_t i = 0; i < state_.vrings.size(); ++i) try_start(i);
+  for (uint16_t i = 0; i < offer_.vrings; ++i) try_start(i);
 }
 
 void BackendSession::try_start(uint16_t index) {
