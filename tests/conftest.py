@@ -9,9 +9,13 @@ import pytest
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
 from support.pollux import PolluxSwitch, pollux_bin  # noqa: E402
-from support.process import HarnessError, Supervisor  # noqa: E402
+from support.process import HarnessError, Supervisor, clean_up_on_sigterm  # noqa: E402
 from support.switches import OvsSwitch, TestpmdSwitch  # noqa: E402
 from support.system import hugepages, missing_program, netns_reason  # noqa: E402
+
+
+def pytest_configure(config):
+    clean_up_on_sigterm()
 
 
 def pytest_addoption(parser):

@@ -194,7 +194,7 @@ TEST_F(FourEntries, HeadersOfOffloads) {
        hex({1, 5, 42, 0, 0xc0, 0x05, 34, 0, 6, 0, 1, 0})},
   };
   put(0, hex({0x00, 0x41, 0, 0, 0, 0, 0, 0, 0xf6, 0x05, 0, 0, 2, 0, 0, 0}));
-  Tx tx(make(), kMergeable);
+  Tx tx(make(), kMergeable | spec::VIRTIO_NET_F_GUEST_CSUM);
   uint16_t idx = 0;
   for (const HeaderCase& c : cases) {
     SCOPED_TRACE(c.name);
@@ -206,6 +206,18 @@ TEST_F(FourEntries, HeadersOfOffloads) {
     (void)tx.publish();
     EXPECT_EQ(at(256, 12), c.header);
   }
+}
+
+TEST_F(FourEntries, FlagsAreZeroWithoutGuestCsum) {
+  // 5.1.6.4.1, also when a host interface vouched for the checksum.
+  put(0, hex({0x00, 0x41, 0, 0, 0, 0, 0, 0, 0xf6, 0x05, 0, 0, 2, 0, 0, 0}));
+  put(kAvail, hex({0, 0, 1, 0, 0, 0}));
+  Tx tx(make(), kMergeable);
+  Burst burst(pool_.cache());
+  burst.push(pool_.packet_of(pattern(60)));
+  burst[0].meta.csum_valid = true;
+  tx.send(burst, counters_);
+  EXPECT_EQ(at(256, 12), hex({0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1, 0}));
 }
 
 TEST_F(FourEntries, HeaderFromADriverBecomesAnOffload) {

@@ -2,8 +2,8 @@
 """The driver side of vhost-user in Python: small and slow, but another pair of eyes.
 
 Written from the vhost-user text and VIRTIO 1.3 (split virtqueues, section 2.7; network device,
-5.1). Its stores reach the ring in program order on x86-64, whose stores are not reordered; it
-polls, so it is not for machines with a weaker memory model.
+5.1). Its stores reach the ring in program order on x86-64, whose stores are not reordered: it is
+not for machines with a weaker memory model, nor for those with the other byte order.
 
     with Frontend(path) as f:
         f.start()                      # negotiate, share memory, one queue pair
@@ -14,6 +14,7 @@ polls, so it is not for machines with a weaker memory model.
 from __future__ import annotations
 
 import array
+import ctypes
 import mmap
 import os
 import socket
@@ -138,6 +139,8 @@ class SplitQueue:
         self._map[self._desc:self._desc + 16 * size] = bytes(16 * size)
         self._map[self._avail:self._avail + 6 + 2 * size] = bytes(6 + 2 * size)
         self._map[self._used:self._used + 6 + 8 * size] = bytes(6 + 8 * size)
+        # One store of two bytes: struct.pack_into() would show the device a zero in between.
+        self._avail_idx = ctypes.c_uint16.from_buffer(self._map, self._avail + 2)
         self.free = deque(range(size))
         self.chains: dict[int, tuple[list[int], object]] = {}
         self.next_avail = self.last_used = 0
@@ -148,6 +151,7 @@ class SplitQueue:
                                           for _ in range(3))
 
     def close(self) -> None:
+        del self._avail_idx  # a mapping with pointers into it can not be closed
         for fd in (self.kick, self.call, self.err):
             if fd >= 0:
                 os.close(fd)
@@ -186,7 +190,7 @@ class SplitQueue:
 
     def publish(self) -> None:
         """Shows the device what was added, and kicks it unless it asked not to be."""
-        struct.pack_into("<H", self._map, self._avail + 2, self.next_avail)
+        self._avail_idx.value = self.next_avail
         no_notify = struct.unpack_from("<H", self._map, self._used)[0] & 1
         if self.kick >= 0 and not no_notify:
             os.eventfd_write(self.kick, 1)

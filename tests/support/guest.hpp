@@ -74,13 +74,17 @@ class Guest {
     return region == nullptr ? nullptr : region->host + (addr - region->guest.value);
   }
 
-  /// A byte at a time, so that ranges may go on in the next region.
+  /// Ranges may go on in the next region.
   void write(uint64_t addr, const Bytes& bytes) {
-    for (size_t i = 0; i < bytes.size(); ++i) *at(addr + i) = bytes[i];
+    each_piece(addr, bytes.size(), [&](std::byte* piece, size_t offset, size_t size) {
+      std::memcpy(piece, bytes.data() + offset, size);
+    });
   }
   [[nodiscard]] Bytes read(uint64_t addr, size_t size) const {
     Bytes bytes(size);
-    for (size_t i = 0; i < size; ++i) bytes[i] = *at(addr + i);
+    each_piece(addr, size, [&](const std::byte* piece, size_t offset, size_t part) {
+      std::memcpy(bytes.data() + offset, piece, part);
+    });
     return bytes;
   }
   uint64_t place(const Bytes& bytes) {
@@ -98,6 +102,18 @@ class Guest {
   }
 
  private:
+  template <typename Visit>
+  void each_piece(uint64_t addr, size_t size, Visit visit) const {
+    for (size_t done = 0; done != size;) {
+      const PeerRegion* region = peer_->find(GuestAddr{addr + done});
+      ASSERT_NE(region, nullptr) << "not the guest's memory";
+      const uint64_t offset = addr + done - region->guest.value;
+      const size_t part = std::min<size_t>(size - done, region->size - offset);
+      visit(region->host + offset, done, part);
+      done += part;
+    }
+  }
+
   std::vector<std::unique_ptr<GuardedMemory>> memory_;
   std::shared_ptr<const PeerMemory> peer_;
   uint64_t next_;

@@ -200,6 +200,7 @@ class Supervisor:
     def __init__(self, keep: bool = False) -> None:
         self.keep = keep
         self._stack = contextlib.ExitStack()
+        _sweep_scratch()
         # Socket paths end at 108 bytes, so the scratch directory has to be near the root.
         self.dir = Path(tempfile.mkdtemp(prefix=f"plx{os.getpid()}-", dir="/tmp"))
         if not keep:
@@ -246,6 +247,20 @@ class Supervisor:
     def report(self) -> str:
         """What every child said last."""
         return "\n".join(child.describe() for child in self.children)
+
+
+def _sweep_scratch() -> None:
+    """Removes scratch directories of interpreters that were killed."""
+    for path in Path("/tmp").glob("plx[0-9]*-*"):
+        if not process_alive(int(path.name[3:].split("-")[0])):
+            shutil.rmtree(path, ignore_errors=True)
+
+
+def clean_up_on_sigterm() -> None:
+    """Makes SIGTERM unwind the stack, as Ctrl-C does, so that what was borrowed goes back."""
+    def leave(number: int, _frame: object) -> None:
+        raise KeyboardInterrupt(f"signal {number}")
+    signal.signal(signal.SIGTERM, leave)
 
 
 def call(argv: Sequence[str], timeout: float = 30, check: bool = True,
