@@ -15,7 +15,8 @@
 #include "pollux/virtio/net_driver_rx.hpp"
 #include "pollux/virtio/net_driver_tx.hpp"
 
-namespace pollux::test {
+// A namespace of its own: other helpers have functions of the same names for other types.
+namespace pollux::test::inline driver {
 
 using Bytes = std::vector<uint8_t>;
 
@@ -183,4 +184,4 @@ class PoolTest : public testing::Test {
   QueueCounters counters;
 };
 
-}  // namespace pollux::test
+}  // namespace pollux::test::inline driver

@@ -14,7 +14,8 @@
 
 #include "pollux/packet/burst.hpp"
 
-namespace pollux::test {
+// A namespace of its own: other helpers have functions of the same names for other types.
+namespace pollux::test::inline frames {
 
 using Bytes = std::vector<uint8_t>;
 
@@ -127,4 +128,4 @@ class PacketMaker {
   std::vector<std::unique_ptr<std::byte[]>> tails_;
 };
 
-}  // namespace pollux::test
+}  // namespace pollux::test::inline frames
