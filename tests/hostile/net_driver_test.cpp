@@ -72,10 +72,7 @@ const std::vector<Case>& cases() {
        },
        runt},
       {"merged_whose_first_is_shorter_than_the_header",
-       [](NetQueue& q) {
-         lie(q, net_header(2), 5);
-         lie(q, net_header(2), 500);
-       },
+       [](NetQueue& q) { lie(q, net_header(2), 5); },  // its num_buffers means nothing
        bad_net_header},
       {"csum_beyond_the_frame",
        [](NetQueue& q) { lie(q, net_header(1, 1, 0, 0, 0xffff, 0xffff), 112); }, bad_net_header},
