@@ -59,6 +59,7 @@ std::unexpected<Error> wrong(std::string what) {
 
 Result<double> parse_rate(const std::string& text) {
   if (text == "max") return 0.0;
+  if (text.empty()) return wrong("--rate wants packets a second such as 500k, or max");
   // Rates go by powers of 1000.
   std::string digits = text;
   double factor = 1;

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // A tap port and this host's kernel, in a network namespace of the test's own. What the kernel's
 // stack does with offloads is for tests/interop/test_tap.py.
+#include <arpa/inet.h>
 #include <fcntl.h>
 #include <linux/if_packet.h>
 #include <net/ethernet.h>
@@ -45,7 +46,9 @@ class TapInNamespaceTest : public TapPortTest {
     }
   }
   void TearDown() override {
-    if (before_) ASSERT_EQ(::setns(before_.get(), CLONE_NEWNET), 0);
+    if (before_) {
+      ASSERT_EQ(::setns(before_.get(), CLONE_NEWNET), 0);
+    }
   }
 
   /// The kernel's end: whatever passes the interface.
@@ -159,7 +162,7 @@ TEST_F(TapInNamespaceTest, OffloadsAsAskedFor) {
   EXPECT_EQ(plain->tx_queues()[0].offloads->load(), 0u);
 }
 
-TEST_F(TapInNamespaceTest, DownAndRemoved) {
+TEST_F(TapInNamespaceTest, DownOrTaken) {
   auto port = make_started("tap:plx0,up=off");
   EXPECT_FALSE(port->info().link_up);
   EXPECT_THAT(port->info().state, HasSubstr("ip link set plx0 up"));
