@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
+#include "pollux/version.hpp"
+
 #include <fmt/format.h>
 
 #include "apps/command.hpp"
-#include "pollux/version.hpp"
 
 namespace pollux::apps {
 

@@ -186,8 +186,7 @@ void EventLoop::call(const std::function<void()>& work) {
   {
     // Under the lock that run() ends with: work is either seen by its last drain, or not posted.
     const std::lock_guard lock(impl_->mutex);
-    handed_over =
-        impl_->runner != std::thread::id{} && impl_->runner != std::this_thread::get_id();
+    handed_over = impl_->runner != std::thread::id{} && impl_->runner != std::this_thread::get_id();
     if (handed_over) {
       impl_->posted.emplace_back([&] {
         work();

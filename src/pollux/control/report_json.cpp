@@ -124,12 +124,20 @@ Json fdb_counters_json(const SwitchSnapshot::Fdb& fdb) {
 // ---- from JSON
 // -----------------------------------------------------------------------------------
 
-/// Reads `key` if it is there and of the right kind.
+/// Reads `key` if it is there; throws when it, or what holds it, is of the wrong kind.
 template <typename T>
 void take(const Json& json, const char* key, T& out) {
+  (void)json.get_ref<const Json::object_t&>();
   const auto found = json.find(key);
   if (found == json.end() || found->is_null()) return;
   out = found->get<T>();
+}
+
+/// The elements of a list, none when there is no such key; throws when it is something else.
+Json::array_t list(const Json& json, const char* key) {
+  Json::array_t elements;
+  take(json, key, elements);
+  return elements;
 }
 
 std::array<uint64_t, kDropReasonCount> drops_from(const Json& json) {
@@ -160,7 +168,7 @@ PortInfo info_from(const Json& json) {
   text.clear();
   take(json, "mac", text);
   info.mac = parse_mac(text);
-  for (const Json& ring : json.value("rings", Json::array())) {
+  for (const Json& ring : list(json, "rings")) {
     PortInfo::Ring& added = info.rings.emplace_back();
     take(ring, "name", added.name);
     take(ring, "size", added.size);
@@ -175,7 +183,7 @@ PortStats port_from(const Json& json) {
   take(json, "index", port.index);
   take(json, "name", port.name);
   port.info = info_from(json);
-  for (const Json& queue : json.value("queues", Json::array())) {
+  for (const Json& queue : list(json, "queues")) {
     QueueStats& added = port.queues.emplace_back();
     take(queue, "name", added.name);
     take(queue, "worker", added.worker);
@@ -228,10 +236,10 @@ SwitchSnapshot snapshot_from(const Json& json) {
   take(fdb, "moved", snapshot.fdb.moved);
   take(fdb, "evicted", snapshot.fdb.evicted);
   take(fdb, "expired", snapshot.fdb.expired);
-  for (const Json& port : json.value("ports", Json::array())) {
+  for (const Json& port : list(json, "ports")) {
     snapshot.ports.push_back(port_from(port));
   }
-  for (const Json& worker : json.value("workers", Json::array())) {
+  for (const Json& worker : list(json, "workers")) {
     snapshot.workers.push_back(worker_from(worker));
   }
   return snapshot;
@@ -300,7 +308,7 @@ Result<SwitchSnapshot> snapshot_from_json(std::string_view text) {
 Result<std::vector<FdbRow>> fdb_from_json(std::string_view text) {
   return parsed(text, [](const Json& json) {
     std::vector<FdbRow> rows;
-    for (const Json& entry : json.value("entries", Json::array())) {
+    for (const Json& entry : list(json, "entries")) {
       FdbRow& row = rows.emplace_back();
       take(entry, "mac", row.mac);
       take(entry, "vlan", row.vlan);
