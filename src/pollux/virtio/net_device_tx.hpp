@@ -23,12 +23,13 @@ namespace pollux::virtio {
 template <typename Ring>
 class NetDeviceTx {
  public:
-  /// `features`: what was negotiated; decides the header's size, and whether a frame may be spread
-  /// over several buffers (MRG_RXBUF).
+  /// `features`: what was negotiated; decides the header's size, whether a frame may be spread over
+  /// several buffers (MRG_RXBUF), and whether the header may speak of checksums (GUEST_CSUM).
   NetDeviceTx(Ring ring, uint64_t features)
       : ring_(std::move(ring)),
         hdr_size_(static_cast<uint32_t>(spec::net_hdr_size(features))),
-        mergeable_((features & spec::VIRTIO_NET_F_MRG_RXBUF) != 0) {}
+        mergeable_((features & spec::VIRTIO_NET_F_MRG_RXBUF) != 0),
+        guest_csum_((features & spec::VIRTIO_NET_F_GUEST_CSUM) != 0) {}
 
   [[nodiscard]] Ring& ring() noexcept { return ring_; }
 
@@ -157,13 +158,15 @@ class NetDeviceTx {
     ring_.view().note_write(to, at);
   }
 
-  static spec::virtio_net_hdr header_of(const Packet& packet) noexcept {
+  [[nodiscard]] spec::virtio_net_hdr header_of(const Packet& packet) const noexcept {
     if (is_plain(packet.meta)) [[likely]] {
       spec::virtio_net_hdr hdr{};
       hdr.num_buffers = 1;
       return hdr;
     }
-    return to_header(packet.meta);
+    spec::virtio_net_hdr hdr = to_header(packet.meta);
+    if (!guest_csum_) hdr.flags = 0;  // 5.1.6.4.1
+    return hdr;
   }
 
   /// Takes the next `count` posted buffers; `written` bytes went into the only one.
@@ -344,6 +347,7 @@ class NetDeviceTx {
   Ring ring_;
   uint32_t hdr_size_;
   bool mergeable_;
+  bool guest_csum_;
 };
 
 }  // namespace pollux::virtio
