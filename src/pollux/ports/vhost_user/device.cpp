@@ -95,6 +95,10 @@ Status NetDevice::start_ring(const vhost::RingStart& start) {
     set_up(tx_rings_[pair]);
   }
   publish(start.index);
+  // Handles may have moved to the new ring from another one.
+  if (!is_rx(start.index) && quiescence_.synchronize(kQuiescenceDeadline)) {
+    show_leftovers(start.index);
+  }
   return {};
 }
 
