@@ -278,10 +278,11 @@ std::vector<Case> vring_fd_cases() {
   const std::pair<const char*, uint32_t> kinds[] = {{"kick", VHOST_USER_SET_VRING_KICK},
                                                     {"call", VHOST_USER_SET_VRING_CALL},
                                                     {"err", VHOST_USER_SET_VRING_ERR}};
-  for (const auto& [kind, request] : kinds) {
-    const std::string name(kind);
-    const auto add = [&, request = request](const std::string& what, Verdict verdict,
-                                            uint64_t value, auto make_fd) {
+  for (const auto& kind : kinds) {
+    const std::string name(kind.first);
+    const uint32_t request = kind.second;
+    const auto add = [&, request](const std::string& what, Verdict verdict, uint64_t value,
+                                  auto make_fd) {
       cases.push_back({name + "_" + what, verdict, [request, value, make_fd](Arena& arena) {
                          UniqueFd fd = make_fd(arena);
                          std::vector<int> fds;
@@ -306,10 +307,10 @@ std::vector<Case> vring_fd_cases() {
     add("socket", Verdict::kRefused, 0, [](Arena&) { return std::move(make_pair().first); });
     add("directory", Verdict::kRefused, 0,
         [](Arena&) { return UniqueFd(open("/tmp", O_RDONLY | O_CLOEXEC)); });
-    add("wrong_end_of_a_pipe", Verdict::kRefused, 0, [request = request](Arena& arena) {
+    add("wrong_end_of_a_pipe", Verdict::kRefused, 0, [request](Arena& arena) {
       return pipe_end(arena, request == VHOST_USER_SET_VRING_KICK ? 1 : 0);
     });
-    add("right_end_of_a_pipe", Verdict::kTaken, 0, [request = request](Arena& arena) {
+    add("right_end_of_a_pipe", Verdict::kTaken, 0, [request](Arena& arena) {
       return pipe_end(arena, request == VHOST_USER_SET_VRING_KICK ? 0 : 1);
     });
     if (request != VHOST_USER_SET_VRING_KICK)
@@ -380,16 +381,16 @@ std::vector<Case> memory_cases() {
          fcntl(fd.get(), F_ADD_SEALS, F_SEAL_WRITE);
          return fd;
        }}};
-  for (const auto& [name, make_fd] : wrong_files) {
-    cases.push_back(
-        {std::string("table_on_a_") + name, Verdict::kRefused, [make_fd = make_fd](Arena& arena) {
-           return shot(mem_table({region_at(0)}), {arena.keep(make_fd(arena))});
-         }});
-    cases.push_back(
-        {std::string("add_on_a_") + name, Verdict::kRefused, [make_fd = make_fd](Arena& arena) {
-           return shot(VHOST_USER_ADD_MEM_REG, VhostUserMemRegMsg{0, region_at(3)},
-                       {arena.keep(make_fd(arena))});
-         }});
+  for (const auto& wrong : wrong_files) {
+    const std::string name = wrong.first;
+    const auto make_fd = wrong.second;
+    cases.push_back({"table_on_a_" + name, Verdict::kRefused, [make_fd](Arena& arena) {
+                       return shot(mem_table({region_at(0)}), {arena.keep(make_fd(arena))});
+                     }});
+    cases.push_back({"add_on_a_" + name, Verdict::kRefused, [make_fd](Arena& arena) {
+                       return shot(VHOST_USER_ADD_MEM_REG, VhostUserMemRegMsg{0, region_at(3)},
+                                   {arena.keep(make_fd(arena))});
+                     }});
   }
   const auto add = [&](const char* name, Verdict verdict, VhostUserMemoryRegion region) {
     cases.push_back({name, verdict, [region](Arena& arena) {

@@ -41,7 +41,8 @@ class Nic:
 
 def guest_reason() -> str | None:
     """Why no guest can run here, if so; prepares the guest's files on the way."""
-    if reason := missing_program("qemu-system-x86_64", "ip", "ping", "iperf3", "ethtool"):
+    if reason := missing_program("qemu-system-x86_64", "ip", "ping", "iperf3", "ethtool",
+                                 "busybox"):
         return reason
     done = subprocess.run([_PREPARE], capture_output=True, text=True, timeout=300)
     return None if done.returncode == 0 else done.stderr.strip().splitlines()[-1]
@@ -96,7 +97,7 @@ class Guest:
             raise HarnessError(self.child.describe())
         return self._agent.connect_ex(self._agent_path) == 0
 
-    def wait_ready(self, timeout: float = 120) -> None:
+    def wait_ready(self, timeout: float = 240) -> None:
         """Waits for the end of the boot."""
         deadline = time.monotonic() + timeout
         self._await("ready", deadline)
@@ -117,7 +118,7 @@ class Guest:
             data += chunk
         return data[:match.start()].decode(errors="replace"), int(match[1])
 
-    def run(self, script: str, timeout: float = 60, check: bool = True) -> str:
+    def run(self, script: str, timeout: float = 120, check: bool = True) -> str:
         """Runs a bash script in the guest; what it printed."""
         self._tokens += 1
         token = f"job{self._tokens}"

@@ -25,7 +25,7 @@ def missing_program(*names: str) -> str | None:
     """The sentence to skip with if one of the programs is not there."""
     package = {"dpdk-testpmd": "dpdk-dev", "qemu-system-x86_64": "qemu-system-x86",
                "iperf3": "iperf3", "ip": "iproute2", "ethtool": "ethtool",
-               "ovs-vsctl": "openvswitch-switch-dpdk", "ping": "iputils-ping"}
+               "ovs-vsctl": "openvswitch-switch-dpdk", "ping": "iputils-ping", "busybox": "busybox-static"}
     for name in names:
         if not find_program(name):
             return f"{name} is not installed: apt-get install {package.get(name, name)}"

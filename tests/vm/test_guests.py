@@ -37,7 +37,7 @@ def test_offloads_on_one_side(make_pair):
     assert pair.b.offloads()["tx-checksumming"] == "off"
     pair.check_ping()
     pair.check_iperf(1)
-    pair.check_file(5)
+    pair.check_file()
     pair.finish()
 
 
