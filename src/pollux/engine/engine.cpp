@@ -64,8 +64,8 @@ struct Engine::Impl {
     std::vector<unsigned> rx_worker;  ///< which worker polls rx[i]
   };
 
-  Impl(Pool& pool_, const Clock& clock_, Log log_, std::unique_ptr<stage::Fdb> fdb_)
-      : pool(pool_), clock(clock_), log(std::move(log_)), fdb(std::move(fdb_)) {}
+  Impl(Pool& a_pool, const Clock& a_clock, Log a_log, std::unique_ptr<stage::Fdb> a_fdb)
+      : pool(a_pool), clock(a_clock), log(std::move(a_log)), fdb(std::move(a_fdb)) {}
 
   Pool& pool;
   const Clock& clock;
