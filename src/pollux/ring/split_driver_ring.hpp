@@ -131,11 +131,11 @@ class SplitDriverRing {
   void drain(Release&& release) noexcept;
 
  private:
-  /// What is known of a descriptor: of a chain's first one its length, of the others their place.
+  /// What is known of a descriptor. One word, so that the common chain costs one load.
   struct Slot {
-    uint32_t capacity = 0;  // device-writable bytes of the chain
-    uint16_t length = 0;    // descriptors of the chain that starts here; 0: none does
-    uint16_t next = 0;      // next descriptor of the chain
+    uint32_t capacity = 0;  // device-writable bytes of the chain that starts here
+    uint16_t length = 0;    // descriptors of that chain; 0: none starts here
+    uint16_t next = 0;  // next descriptor of the chain; if it has but one: its table, or kNoTable
   };
   static constexpr uint16_t kNoTable = 0xffff;
 
@@ -154,6 +154,7 @@ class SplitDriverRing {
   [[nodiscard]] bool device_wants_kick(uint16_t old_idx) noexcept;
   [[nodiscard]] RingError check_used(uint32_t id, uint32_t len) const noexcept;
   void free_chain(uint16_t id) noexcept;
+  void free_rest(const Slot& first) noexcept;
 
   // Hot: what every call touches, in few lines.
   spec::virtq_desc* desc_;
@@ -177,7 +178,6 @@ class SplitDriverRing {
   IndirectTables indirect_;
   uint32_t free_tables_ = 0;
   std::unique_ptr<uint16_t[]> table_stack_;  // free indirect tables
-  std::unique_ptr<uint16_t[]> table_of_;     // table of the chain that starts here
 };
 
 template <typename Access>
@@ -203,11 +203,9 @@ SplitDriverRing<Access>::SplitDriverRing(const SplitLayout& layout,
   }
   if (free_tables_ != 0) {
     table_stack_ = std::make_unique<uint16_t[]>(free_tables_);
-    table_of_ = std::make_unique<uint16_t[]>(layout.size);
     for (uint32_t i = 0; i < free_tables_; ++i) {
       table_stack_[i] = static_cast<uint16_t>(free_tables_ - 1 - i);
     }
-    std::fill_n(table_of_.get(), layout.size, kNoTable);
   }
   access_.store(&avail_->idx, uint16_t{0});
   access_.store(&used_->idx, uint16_t{0});
@@ -240,15 +238,22 @@ template <uint16_t kFlags, typename Fill>
 size_t SplitDriverRing<Access>::add_singles(size_t count, Fill& fill) noexcept {
   if (broken()) return 0;
   const auto n = static_cast<uint32_t>(std::min<size_t>(count, free_descriptors()));
+  // Locals: a store to shared memory might change any member, as far as the compiler knows.
+  const uint32_t mask = mask_;
+  const uint32_t head = free_head_;
+  const uint16_t first = next_avail_;
+  const uint16_t* const free = free_.get();
+  Slot* const slots = slots_.get();
+  spec::virtq_desc* const desc = desc_;
   for (uint32_t i = 0; i < n; ++i) {
-    const uint16_t id = free_[(free_head_ + i) & mask_];
+    const uint16_t id = free[(head + i) & mask];
     const DriverBuffer buffer = fill(size_t{i}, id);
-    write_desc(&desc_[id], buffer, kFlags, 0);
-    slots_[id] = {kFlags == spec::VIRTQ_DESC_F_WRITE ? buffer.len : 0, 1, 0};
-    put_avail(static_cast<uint16_t>(next_avail_ + i), id);
+    write_desc(&desc[id], buffer, kFlags, 0);
+    slots[id] = {kFlags == spec::VIRTQ_DESC_F_WRITE ? buffer.len : 0, 1, kNoTable};
+    put_avail(static_cast<uint16_t>(first + i), id);
   }
-  free_head_ += n;
-  next_avail_ = static_cast<uint16_t>(next_avail_ + n);
+  free_head_ = head + n;
+  next_avail_ = static_cast<uint16_t>(first + n);
   return n;
 }
 
@@ -288,6 +293,7 @@ uint16_t SplitDriverRing<Access>::add_direct(std::span<const DriverBuffer> out,
   }
   slots_[head].capacity = capacity;
   slots_[head].length = static_cast<uint16_t>(count);
+  if (count == 1) slots_[head].next = kNoTable;
   return head;
 }
 
@@ -310,8 +316,7 @@ uint16_t SplitDriverRing<Access>::add_indirect(std::span<const DriverBuffer> out
   const uint64_t addr = indirect_.addr + uint64_t{table} * indirect_.entries * sizeof(*entries);
   write_desc(&desc_[head], {addr, static_cast<uint32_t>(count * sizeof(*entries))},
              spec::VIRTQ_DESC_F_INDIRECT, 0);
-  slots_[head] = {capacity, 1, 0};
-  table_of_[head] = table;
+  slots_[head] = {capacity, 1, table};
   return head;
 }
 
@@ -356,33 +361,43 @@ size_t SplitDriverRing<Access>::poll_used(UsedChain* out, size_t max) noexcept {
     return 0;
   }
   const size_t n = std::min<size_t>(pending, max);
-  for (size_t i = 0; i < n; ++i) {
+  size_t done = 0;
+  for (; done < n; ++done) {
     // A whole virtq_used_elem: id in the lower half, len in the upper.
     static_assert(sizeof(uint64_t) == sizeof(spec::virtq_used_elem));
-    const auto element = access_.template snapshot<uint64_t>(&used_->ring[last_used_ & mask_]);
+    const auto element = access_.template snapshot<uint64_t>(
+        &used_->ring[static_cast<uint16_t>(last_used_ + done) & mask_]);
     const auto id = static_cast<uint32_t>(element);
     const auto len = static_cast<uint32_t>(element >> 32);
     error_ = check_used(id, len);
-    if (broken()) return i;
-    out[i] = {static_cast<uint16_t>(id), slots_[id].capacity == 0 ? 0 : len};
+    if (broken()) break;
+    out[done] = {static_cast<uint16_t>(id), std::min(len, slots_[id].capacity)};
     free_chain(static_cast<uint16_t>(id));
-    ++last_used_;
   }
-  return n;
+  last_used_ = static_cast<uint16_t>(last_used_ + done);
+  return done;
 }
 
 template <typename Access>
 void SplitDriverRing<Access>::free_chain(uint16_t id) noexcept {
-  const uint16_t length = slots_[id].length;
+  const Slot slot = slots_[id];
   slots_[id].length = 0;
   free_[free_tail_++ & mask_] = id;
-  if (table_of_ != nullptr && table_of_[id] != kNoTable) {
-    table_stack_[free_tables_++] = table_of_[id];
-    table_of_[id] = kNoTable;
+  if (slot.length == 1 && slot.next == kNoTable) [[likely]]
+    return;
+  free_rest(slot);
+}
+
+template <typename Access>
+void SplitDriverRing<Access>::free_rest(const Slot& first) noexcept {
+  if (first.length == 1) {
+    table_stack_[free_tables_++] = first.next;
+    return;
   }
-  for (uint16_t i = 1; i < length; ++i) {
-    id = slots_[id].next;
+  uint16_t id = first.next;
+  for (uint16_t i = 1; i < first.length; ++i) {
     free_[free_tail_++ & mask_] = id;
+    id = slots_[id].next;
   }
 }
 

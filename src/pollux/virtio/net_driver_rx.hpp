@@ -81,6 +81,7 @@ class NetDriverRx {
 
   /// A buffer that the device returned and that was not looked at yet.
   struct Fetched {
+    std::byte* data;  // where a frame starts, behind its header
     BufferIndex buffer;
     uint32_t len;  // header included in a frame's first buffer
   };
@@ -100,11 +101,12 @@ class NetDriverRx {
     const size_t count = ring_.poll_used(used.data(), kFetch - end_);
     for (size_t i = 0; i < count; ++i) {
       const BufferIndex buffer = posted_[used[i].id];
-      fetched_[end_++] = {buffer, used[i].len};
-      const std::byte* at = pool_->buffer_data(buffer);
-      ring_.access().prefetch_read(at - hdr_size_);
-      ring_.access().prefetch_read(at);
+      std::byte* data = pool_->buffer_data(buffer);
+      fetched_[end_ + i] = {data, buffer, used[i].len};
+      ring_.access().prefetch_read(data - hdr_size_);
+      ring_.access().prefetch_read(data);
     }
+    end_ += count;
   }
 
   /// Stage 2: buffers into packets.
@@ -113,29 +115,49 @@ class NetDriverRx {
     const size_t got =
         burst.cache().allocate(packets.data(), std::min(burst.room(), size_t{end_ - begin_}));
     size_t taken = 0;
-    uint64_t count = 0;
     uint64_t bytes = 0;
     while (skip(burst.cache()) && taken < got) {
-      spec::virtio_net_hdr hdr{};
-      const uint32_t buffers = frame_buffers(hdr, counters);
-      if (buffers == 0) break;
-      if (buffers > kFetch) continue;  // all of it is skipped
       Packet& packet = *packets[taken];
-      DropReason reason{};
-      if (accept(packet, hdr, buffers, burst.cache(), reason)) [[likely]] {
+      const uint32_t size = take_plain(packet, burst.cache());
+      if (size != 0 || take_any(packet, burst.cache(), counters)) [[likely]] {
         burst.push(&packet);
-        ++taken;
-        ++count;
         bytes += packet.size();
-      } else {
-        counters.drops.add(reason);
-        burst.cache().release_tail(packet);
-        packet.reset();
+        ++taken;
+      } else if (stalled_) {
+        break;
       }
     }
+    const size_t count = taken;
     for (; taken < got; ++taken) burst.cache().release(packets[taken]);
     counters.packets.add(count);
     counters.bytes.add(bytes);
+  }
+
+  /// The common frame: in one buffer, with an empty header. Its size, or 0 when it is none.
+  uint32_t take_plain(Packet& packet, PoolCache& cache) noexcept {
+    const Fetched from = fetched_[begin_];
+    const uint32_t size = from.len - hdr_size_;
+    if (from.len < hdr_size_ + kMinFrame || size > Packet::kMaxLength) return 0;
+    const spec::virtio_net_hdr hdr = read_header(from.data);
+    if ((hdr.flags | hdr.gso_type) != 0 || (mergeable_ && hdr.num_buffers != 1)) return 0;
+    ++begin_;
+    take_single(packet, from, size, cache);
+    return size;
+  }
+
+  /// Any other frame, or what claims to be one. False when the packet is still unused; with
+  /// stalled_ when there is nothing more to take now.
+  bool take_any(Packet& packet, PoolCache& cache, QueueCounters& counters) noexcept {
+    spec::virtio_net_hdr hdr{};
+    const uint32_t buffers = frame_buffers(hdr, counters);
+    stalled_ = buffers == 0;
+    if (stalled_ || buffers > kFetch) return false;  // what is too long is skipped
+    DropReason reason{};
+    if (accept(packet, hdr, buffers, cache, reason)) return true;
+    counters.drops.add(reason);
+    cache.release_tail(packet);
+    packet.reset();
+    return false;
   }
 
   /// Drops the rest of a frame that no packet can hold. False when nothing is left after that.
@@ -145,10 +167,10 @@ class NetDriverRx {
   }
 
   /// A copy that does not change any more; whole words, which may reach into the frame.
-  spec::virtio_net_hdr read_header(const std::byte* from) const noexcept {
+  spec::virtio_net_hdr read_header(const std::byte* data) const noexcept {
     using Words = std::array<uint64_t, 2>;
     static_assert(sizeof(Words) >= spec::kNetHdrSize);
-    const auto words = ring_.access().template snapshot<Words>(from);
+    const auto words = ring_.access().template snapshot<Words>(data - hdr_size_);
     spec::virtio_net_hdr hdr;
     std::memcpy(&hdr, words.data(), sizeof hdr);
     return hdr;
@@ -157,7 +179,7 @@ class NetDriverRx {
   /// Reads the next frame's header, and tells over how many buffers it is spread; 0 when they are
   /// not all there yet, or when the ring was broken.
   uint32_t frame_buffers(spec::virtio_net_hdr& hdr, QueueCounters& counters) noexcept {
-    hdr = read_header(start(fetched_[begin_].buffer));
+    hdr = read_header(fetched_[begin_].data);
     // 2.7.8.2: nothing beyond the used length means anything; accept() drops such a frame.
     if (!mergeable_ || fetched_[begin_].len < hdr_size_) return 1;
     const uint32_t buffers = hdr.num_buffers;
@@ -189,7 +211,7 @@ class NetDriverRx {
     }
     const auto size = static_cast<uint32_t>(total - hdr_size_);
     if (buffers == 1) [[likely]] {
-      take_single(packet, fetched_[first].buffer, size, cache);
+      take_single(packet, fetched_[first], size, cache);
     } else if (!take_merged(packet, first, size, cache)) {
       reason = DropReason::too_long;
       return false;
@@ -210,18 +232,17 @@ class NetDriverRx {
     return false;
   }
 
-  void take_single(Packet& packet, BufferIndex buffer, uint32_t size, PoolCache& cache) noexcept {
-    std::byte* frame = pool_->buffer_data(buffer);
+  void take_single(Packet& packet, const Fetched& from, uint32_t size, PoolCache& cache) noexcept {
     if (size <= Packet::kHeadCapacity) {
-      ring_.access().copy_in(packet.head(), frame, size);
+      ring_.access().copy_in(packet.head(), from.data, size);
       packet.set_head_size(size);
-      keep(buffer, cache);
+      keep(from.buffer, cache);
       return;
     }
-    ring_.access().copy_in(packet.head(), frame, Packet::kHeadCopy);
+    ring_.access().copy_in(packet.head(), from.data, Packet::kHeadCopy);
     packet.set_head_size(Packet::kHeadCopy);
     const auto head = static_cast<uint32_t>(Packet::kHeadCopy);
-    packet.append({frame + head, size - head, buffer});
+    packet.append({from.data + head, size - head, from.buffer});
   }
 
   /// A frame spread over several buffers: the head is collected from as many as it takes. False
@@ -232,9 +253,10 @@ class NetDriverRx {
     uint32_t done = 0;
     bool whole = true;
     for (size_t i = first; i < begin_; ++i) {
-      const auto [buffer, len] = fetched_[i];
-      std::byte* data = start(buffer) + (i == first ? hdr_size_ : 0);
-      const uint32_t bytes = len - (i == first ? hdr_size_ : 0);
+      const BufferIndex buffer = fetched_[i].buffer;
+      // Only a frame's first buffer begins with a header.
+      std::byte* data = fetched_[i].data - (i == first ? 0 : hdr_size_);
+      const uint32_t bytes = fetched_[i].len - (i == first ? hdr_size_ : 0);
       const uint32_t to_head = std::min(bytes, head - done);
       ring_.access().copy_in(packet.head() + done, data, to_head);
       done += to_head;
@@ -294,26 +316,32 @@ class NetDriverRx {
     if (room < least) return;
     while (room != 0 && !ring_.broken()) {
       std::array<BufferIndex, kBatch> buffers;
-      const uint32_t count = get_buffers(buffers.data(), std::min(room, kBatch), cache);
+      const uint32_t wanted = std::min(room, kBatch);
+      const uint32_t count = get_buffers(buffers.data(), wanted, cache);
       post(buffers.data(), count);
+      if (count < wanted) return;
       room -= count;
-      if (count < kBatch) return;
     }
   }
 
   uint32_t get_buffers(BufferIndex* out, uint32_t count, PoolCache& cache) noexcept {
-    uint32_t n = 0;
-    while (n < count && spare_begin_ != spare_end_) out[n++] = spare_[spare_begin_++ % kSpare];
-    if (n < count) n += static_cast<uint32_t>(cache.allocate_buffers(out + n, count - n));
-    return n;
+    const uint32_t n = std::min(count, spare_end_ - spare_begin_);
+    for (uint32_t i = 0; i < n; ++i) out[i] = spare_[(spare_begin_ + i) % kSpare];
+    spare_begin_ += n;
+    if (n == count) return n;
+    return n + static_cast<uint32_t>(cache.allocate_buffers(out + n, count - n));
   }
 
   void post(const BufferIndex* buffers, uint32_t count) noexcept {
-    const uint32_t size = pool_->buffer_size();
     if (each_ == 2) return post_separately(buffers, count);
-    ring_.add_writable(count, [&](size_t i, uint16_t id) {
-      posted_[id] = buffers[i];
-      return ring::DriverBuffer{config_.window.device_addr(start(buffers[i])), hdr_size_ + size};
+    const uint32_t len = hdr_size_ + pool_->buffer_size();
+    const Pool& pool = *pool_;
+    const virtio::SharedWindow window = config_.window;
+    const uint32_t before = hdr_size_;
+    BufferIndex* const posted = posted_.get();
+    ring_.add_writable(count, [=, &pool](size_t i, uint16_t id) {
+      posted[id] = buffers[i];
+      return ring::DriverBuffer{window.device_addr(pool.buffer_data(buffers[i]) - before), len};
     });
   }
 
@@ -335,8 +363,9 @@ class NetDriverRx {
   uint32_t reserve_;    // descriptors that stay free because of max_buffers
   uint32_t refill_at_;  // so many buffers missing are worth posting
   bool mergeable_;
-  uint32_t skip_ = 0;  // buffers still to be dropped of a frame that is too long
-  size_t begin_ = 0;   // fetched_[begin_, end_)
+  bool stalled_ = false;  // take_any met the end of what is there
+  uint32_t skip_ = 0;     // buffers still to be dropped of a frame that is too long
+  size_t begin_ = 0;      // fetched_[begin_, end_)
   size_t end_ = 0;
   uint32_t spare_begin_ = 0;  // free-running
   uint32_t spare_end_ = 0;

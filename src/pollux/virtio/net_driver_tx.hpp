@@ -120,7 +120,8 @@ class NetDriverTx {
 
   Single single(const Packet& packet) const noexcept {
     if (separate_header_ || packet.size() == 0 || !agreed_to(packet.meta)) return Single::kNo;
-    if (packet.tail().empty()) return Single::kFresh;
+    if (packet.tail().empty()) [[likely]]
+      return Single::kFresh;
     if (!own_tail(packet)) {
       return packet.size() <= pool_->buffer_size() ? Single::kFresh : Single::kNo;
     }
@@ -144,6 +145,8 @@ class NetDriverTx {
   }
 
   bool agreed_to(const PacketMeta& meta) const noexcept {
+    if (!meta.needs_csum && meta.gso == GsoType::kNone) [[likely]]
+      return true;
     if (meta.needs_csum && !config_.has(spec::VIRTIO_NET_F_CSUM)) return false;
     switch (meta.gso) {
       case GsoType::kNone:
@@ -180,24 +183,28 @@ class NetDriverTx {
     step.count = std::min({singles_, size_t{ring_.free_descriptors()}, size_t{allowance()}});
     step.stopped = step.count < singles_;
     std::array<BufferIndex, kBatch> fresh;
+    uint64_t bytes = 0;
     if (!get_fresh(burst.cache(), fresh.data(), step)) {
       step.stopped = true;
       step.why = DropReason::no_buffers;
     }
-    const BufferIndex* next = fresh.data();
-    const size_t sent = ring_.add_readable(step.count, [&](size_t i, uint16_t id) {
-      Packet& packet = burst[from + i];
-      totals.bytes += packet.size();
-      if (kinds_[i] == Single::kInPlace) {
-        first_[id] = packet.tail()[0].buffer;
-        return in_place(packet);
-      }
-      first_[id] = *next++;
-      return copied(packet, first_[id]);
-    });
+    for (size_t i = 0; i < step.count; ++i) bytes += burst[from + i].size();
+    const size_t sent = ring_.add_readable(
+        step.count, [this, &burst, from, next = fresh.data()](size_t i, uint16_t id) mutable {
+          Packet& packet = burst[from + i];
+          if (kinds_[i] == Single::kInPlace) {
+            first_[id] = packet.tail()[0].buffer;
+            return in_place(packet);
+          }
+          const BufferIndex buffer = *next++;
+          first_[id] = buffer;
+          return copied(packet, buffer);
+        });
+    if (sent != step.count) return broken(burst.cache(), fresh.data(), step);
     totals.packets += sent;
+    totals.bytes += bytes;
     in_flight_ += static_cast<uint32_t>(sent);
-    return sent == step.count ? step : broken(burst.cache(), fresh.data(), next, step);
+    return step;
   }
 
   /// Buffers for those of the first step.count packets that need one. False when there are too few;
@@ -219,12 +226,9 @@ class NetDriverTx {
   }
 
   /// The ring took nothing since it is broken.
-  Step broken(PoolCache& cache, const BufferIndex* fresh, const BufferIndex* used,
-              Step step) noexcept {
-    size_t need = 0;
-    for (size_t i = 0; i < step.count; ++i) need += kinds_[i] == Single::kFresh;
-    for (const BufferIndex* unused = used; unused != fresh + need; ++unused) {
-      cache.release_buffer(*unused);
+  Step broken(PoolCache& cache, const BufferIndex* fresh, const Step& step) noexcept {
+    for (size_t i = 0; i < step.count; ++i) {
+      if (kinds_[i] == Single::kFresh) cache.release_buffer(*fresh++);
     }
     return {0, true, DropReason::receiver_down};
   }
@@ -256,13 +260,18 @@ class NetDriverTx {
 
   void write_header(std::byte* to, const PacketMeta& meta) noexcept {
     spec::virtio_net_hdr hdr{};
-    if (meta.needs_csum || meta.gso != GsoType::kNone) {
+    if (meta.needs_csum || meta.gso != GsoType::kNone) [[unlikely]] {
       hdr = to_header(meta);
       // 5.1.6.2.1: num_buffers is 0, DATA_VALID is not the driver's to set.
       hdr.num_buffers = 0;
       hdr.flags &= spec::VIRTIO_NET_HDR_F_NEEDS_CSUM;
     }
-    ring_.access().copy_out(to, &hdr, hdr_size_);
+    // A size that the compiler knows makes two stores of it.
+    if (hdr_size_ == spec::kNetHdrSize) [[likely]] {
+      ring_.access().copy_out(to, &hdr, spec::kNetHdrSize);
+    } else {
+      ring_.access().copy_out(to, &hdr, spec::kLegacyNetHdrSize);
+    }
   }
 
   /// Sends the packet at `at` over several descriptors, or drops it if that can not be.
