@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <array>
 #include <bit>
+#include <cmath>
 #include <cstddef>
 #include <cstdint>
 
@@ -29,8 +30,8 @@ class Histogram {
   /// The value that a `share` (0 to 1) of all values does not exceed; 0 when there is none.
   [[nodiscard]] uint64_t percentile(double share) const noexcept {
     if (total_ == 0) return 0;
-    const auto wanted =
-        std::max<uint64_t>(1, static_cast<uint64_t>(share * static_cast<double>(total_) + 0.5));
+    const auto wanted = std::max<uint64_t>(
+        1, static_cast<uint64_t>(std::llround(share * static_cast<double>(total_))));
     uint64_t seen = 0;
     for (size_t i = 0; i < kBuckets; ++i) {
       seen += counts_[i];

@@ -120,8 +120,8 @@ Result<NamedPortSpec> parse_new_port(const std::string& body) {
 }  // namespace
 
 struct Server::Impl {
-  Impl(vhost::UnixListener listener_, Target& target_, Log log_)
-      : listener(std::move(listener_)), target(target_), log(std::move(log_)) {}
+  Impl(vhost::UnixListener bound, Target& asked, Log sink)
+      : listener(std::move(bound)), target(asked), log(std::move(sink)) {}
 
   vhost::UnixListener listener;
   Target& target;

@@ -80,10 +80,10 @@ class GatedTarget final : public control::Target {
 }  // namespace
 
 struct Switch::Impl {
-  Impl(SwitchConfig config_, Log log_, const Clock* clock_)
-      : config(std::move(config_)),
-        log(std::move(log_)),
-        clock(clock_ != nullptr ? *clock_ : steady_clock) {}
+  Impl(SwitchConfig wanted, Log sink, const Clock* given)
+      : config(std::move(wanted)),
+        log(std::move(sink)),
+        clock(given != nullptr ? *given : steady_clock) {}
 
   // In the order in which they need each other: destroyed last to first.
   SwitchConfig config;

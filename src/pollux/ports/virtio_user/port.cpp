@@ -249,7 +249,7 @@ void VirtioUserPort::publish(Session& session) {
   for (size_t i = 0; i < pairs; ++i) {
     rx_[i].live.store(session.rx()[i].get(), std::memory_order_release);
   }
-  for (size_t i = 0; i < tx_.size(); ++i) {
+  for (size_t i = 0; pairs != 0 && i < tx_.size(); ++i) {
     tx_[i].live.store(session.tx()[i % pairs].get(), std::memory_order_release);
   }
   State state("connected to " + config_.path);
