@@ -85,8 +85,8 @@ class Engine final : public Quiescence {
   /// Starts the workers.
   [[nodiscard]] Status start();
 
-  /// Ends the workers after their turn, then stops all ports; returns what was left in them by
-  /// then under DropReason::shutdown. Statistics stay readable.
+  /// Ends the workers after their round, so that no packet is left in anybody's hands, then stops
+  /// all ports. Statistics stay readable. May be called more than once.
   void stop();
 
   /// Takes a port over, starts it and gives its queues to the workers. `name` is unique, 1 to 63
