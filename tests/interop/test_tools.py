@@ -50,7 +50,7 @@ def test_through_the_switch(supervisor, options):
     assert_perfect(report, 20000)
     last = switch.finish()
     check_conservation(last)
-    ends = {port["name"]: port for port in report["ports"]["ports"]}
+    ends = {port["name"]: port for port in report["ports"]}
     inside = {port["name"]: port for port in last["ports"]}
     for end, port in (("gen", "a"), ("sink", "b")):
         assert inside[port]["rx"]["packets"] == ends[end]["tx"]["packets"]
