@@ -18,7 +18,8 @@ class Quiescence {
   [[nodiscard]] virtual bool synchronize(Nanos deadline) noexcept = 0;
 };
 
-/// For programs that poll in the same thread as they control: always quiescent.
+/// For programs that poll in the same thread as they control: always quiescent. Not for ports that
+/// have a thread of their own (virtio-user): those need TurnQuiescence (turn_quiescence.hpp).
 class NoWorkers final : public Quiescence {
  public:
   [[nodiscard]] bool synchronize(Nanos /*deadline*/) noexcept override { return true; }
