@@ -41,6 +41,7 @@ void BackendConnection::on_ready(uint32_t /*events*/) {
   Status ok = writer_.flush(socket_.get());
   if (ok && !writer_.pending()) ok = drain();
   if (ok) ok = watch();
+  if (ok) ok = watch_channel();
   if (!ok) close(ok.error());  // last: whoever is told may destroy this
 }
 
@@ -70,7 +71,58 @@ Status BackendConnection::watch() {
   return {};
 }
 
+/// Follows the session's channel, which comes and goes with its messages. The socket is kept as
+/// long as it is watched, so that its number can not mean another one.
+Status BackendConnection::watch_channel() {
+  const BackendChannel* channel = session_.channel();
+  const SharedFd socket = channel != nullptr ? channel->socket() : nullptr;
+  const uint32_t events = channel != nullptr ? channel->events() : 0;
+  if (socket != channel_socket_ || events != channel_events_) {
+    channel_watch_.reset();
+    channel_socket_ = socket;
+    channel_events_ = events;
+    if (socket) {
+      auto watch = loop_.watch_fd(socket->get(), events, [this](uint32_t) { on_channel_ready(); });
+      if (!watch) return forward(watch);
+      channel_watch_ = std::move(*watch);
+    }
+  }
+  const bool busy = channel != nullptr && channel->busy();
+  if (!busy) ticker_.reset();
+  if (busy && !ticker_.active()) {
+    auto ticker = loop_.every(BackendChannel::kTick, [this] { on_tick(); });
+    if (!ticker) return forward(ticker);
+    ticker_ = std::move(*ticker);
+  }
+  return {};
+}
+
+void BackendConnection::on_channel_ready() {
+  session_.channel_ready();
+  if (auto ok = watch_channel(); !ok) close(ok.error());
+}
+
+void BackendConnection::on_tick() {
+  session_.channel_tick();
+  if (auto ok = watch_channel(); !ok) close(ok.error());
+}
+
+Status BackendConnection::request(Message message, BackendChannel::Answered answered) {
+  auto sent = session_.request(std::move(message), std::move(answered));
+  if (auto ok = watch_channel(); !ok) return ok;
+  return sent;
+}
+
+Status BackendConnection::config_changed() {
+  auto sent = session_.config_changed();
+  if (auto ok = watch_channel(); !ok) return ok;
+  return sent;
+}
+
 void BackendConnection::close(const Error& error) {
+  channel_watch_.reset();
+  channel_socket_.reset();
+  ticker_.reset();
   session_.end();
   watch_.reset();
   socket_.reset();

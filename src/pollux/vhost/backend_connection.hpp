@@ -37,6 +37,12 @@ class BackendConnection {
   [[nodiscard]] const BackendSession& session() const { return session_; }
   [[nodiscard]] const PeerCredentials& peer() const { return peer_; }
 
+  /// See BackendSession::request.
+  [[nodiscard]] Status request(Message message, BackendChannel::Answered answered = nullptr);
+
+  /// See BackendSession::config_changed.
+  [[nodiscard]] Status config_changed();
+
   /// Handles what has arrived, without waiting for the loop to say so. May call `closed`.
   void poll();
 
@@ -49,6 +55,9 @@ class BackendConnection {
   void on_ready(uint32_t events);
   [[nodiscard]] Status drain();
   [[nodiscard]] Status watch();
+  [[nodiscard]] Status watch_channel();
+  void on_channel_ready();
+  void on_tick();
 
   EventLoop& loop_;
   UniqueFd socket_;
@@ -59,7 +68,12 @@ class BackendConnection {
   MessageWriter writer_;
   BackendSession session_;
   uint32_t watched_ = 0;
-  EventLoop::Watch watch_;  // last: no event reaches a half-dismantled connection
+  SharedFd channel_socket_;  // what is watched of the channel, and for what
+  uint32_t channel_events_ = 0;
+  // Last: no event reaches a half-dismantled connection.
+  EventLoop::Watch channel_watch_;
+  EventLoop::Watch ticker_;
+  EventLoop::Watch watch_;
 };
 
 }  // namespace pollux::vhost

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // The session's frame: which handler takes a request, what becomes of a refusal, negotiation.
-// Memory is in session_memory.cpp, rings are in session_rings.cpp.
+// Memory is in session_memory.cpp, rings are in session_rings.cpp, the way back to the front end in
+// session_channel.cpp.
 #include "pollux/vhost/backend_session.hpp"
 
 #include <fmt/format.h>
@@ -29,6 +30,7 @@ void BackendSession::end() noexcept {
     if (auto ok = stop(i); !ok) log_.error(ok.error().what);
   }
   if (std::exchange(state_.features_known, false)) device_.features_changed(0);
+  channel_.reset();
   const SessionState last = std::exchange(state_, SessionState());
   state_.messages = last.messages;
   state_.last_problem = last.last_problem;
@@ -64,6 +66,7 @@ BackendSession::Handler BackendSession::find_handler(uint32_t request) {
       Row{spec::VHOST_USER_SET_VRING_ENABLE, &S::set_vring_enable},
       Row{spec::VHOST_USER_SEND_RARP, &S::send_rarp},
       Row{spec::VHOST_USER_NET_SET_MTU, &S::net_set_mtu},
+      Row{spec::VHOST_USER_SET_BACKEND_REQ_FD, &S::set_backend_req_fd},
       Row{spec::VHOST_USER_GET_CONFIG, &S::get_config},
       Row{spec::VHOST_USER_SET_STATUS, &S::set_status},
       Row{spec::VHOST_USER_GET_STATUS, &S::get_status},

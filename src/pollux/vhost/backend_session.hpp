@@ -9,6 +9,7 @@
 
 #include "pollux/base/log.hpp"
 #include "pollux/base/result.hpp"
+#include "pollux/vhost/backend_channel.hpp"
 #include "pollux/vhost/device.hpp"
 #include "pollux/vhost/message.hpp"
 #include "pollux/vhost/request_table.hpp"
@@ -26,7 +27,8 @@ class BackendSession {
       spec::VHOST_USER_PROTOCOL_F_MQ | spec::VHOST_USER_PROTOCOL_F_RARP |
       spec::VHOST_USER_PROTOCOL_F_REPLY_ACK | spec::VHOST_USER_PROTOCOL_F_MTU |
       spec::VHOST_USER_PROTOCOL_F_CONFIG | spec::VHOST_USER_PROTOCOL_F_CONFIGURE_MEM_SLOTS |
-      spec::VHOST_USER_PROTOCOL_F_STATUS;
+      spec::VHOST_USER_PROTOCOL_F_STATUS | spec::VHOST_USER_PROTOCOL_F_BACKEND_REQ |
+      spec::VHOST_USER_PROTOCOL_F_BACKEND_SEND_FD;
 
   /// `device` outlives the session.
   explicit BackendSession(BackendDevice& device, Log log = {});
@@ -39,6 +41,23 @@ class BackendSession {
   /// is an error: the connection is to be closed, the sentence says why. Nothing of a refused
   /// request is applied.
   [[nodiscard]] Result<std::optional<Message>> handle(Message message);
+
+  /// Sends a request of the back end's own to the front end, without waiting; `answered` is called
+  /// from `channel_ready` or `channel_tick`, and never if the session ends before. A request that
+  /// has no reply of its own may go without. kUnsupported when what it belongs to was not
+  /// negotiated or the front end has given no channel; kResource when the front end is behind with
+  /// reading or answering: the request was not sent, and may be tried again later.
+  [[nodiscard]] Status request(Message message, BackendChannel::Answered answered = nullptr);
+
+  /// BACKEND_CONFIG_CHANGE_MSG: what `BackendDevice::config` returns has changed. Errors as for
+  /// `request`.
+  [[nodiscard]] Status config_changed();
+
+  /// The channel to be watched and ticked (see BackendChannel), or null. It may come, change and go
+  /// with each message and each of the next two calls.
+  [[nodiscard]] const BackendChannel* channel() const { return channel_.get(); }
+  void channel_ready();
+  void channel_tick();
 
   /// The front end is gone: stops all rings, lets go of memory and descriptors. The destructor
   /// does the same.
@@ -82,6 +101,7 @@ class BackendSession {
   Result<Reply> send_rarp(Message& message);
   Result<Reply> net_set_mtu(Message& message);
   Result<Reply> get_config(Message& message);
+  Result<Reply> set_backend_req_fd(Message& message);
   Result<Reply> set_status(Message& message);
   Result<Reply> get_status(Message& message);
 
@@ -104,6 +124,8 @@ class BackendSession {
   void update_controls(uint16_t index);
   void set_enabled(uint16_t index, bool enabled);
 
+  void close_channel(const Error& because);
+
   [[nodiscard]] uint64_t virtio_features() const;
   [[nodiscard]] bool negotiated(uint64_t protocol_feature) const;
 
@@ -112,6 +134,7 @@ class BackendSession {
   DeviceOffer offer_;
   SessionState state_;
   std::shared_ptr<const PeerMemory> memory_;
+  std::unique_ptr<BackendChannel> channel_;
   bool broken_ = false;  // a ring could not be stopped: nothing can be promised any more
 };
 

@@ -51,6 +51,8 @@ class MessageWriter {
 
   /// True when something waits for the socket to become writable.
   [[nodiscard]] bool pending() const { return !queue_.empty(); }
+  /// True when the next `send` would fail with kResource.
+  [[nodiscard]] bool full() const { return queue_.size() >= kMaxQueued; }
 
  private:
   struct Item {

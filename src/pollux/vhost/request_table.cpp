@@ -102,6 +102,31 @@ constexpr std::array kRules{
                 VHOST_USER_PROTOCOL_F_SHMEM},
 };
 
+constexpr uint64_t kInband = VHOST_USER_PROTOCOL_F_INBAND_NOTIFICATIONS;
+constexpr uint64_t kObjects = VHOST_USER_PROTOCOL_F_SHARED_OBJECT;
+
+// "Back-end message types".
+constexpr std::array kBackendRules{
+    // request, name, features, protocol
+    BackendRequestRule{VHOST_USER_BACKEND_IOTLB_MSG, "BACKEND_IOTLB_MSG", VIRTIO_F_ACCESS_PLATFORM},
+    BackendRequestRule{VHOST_USER_BACKEND_CONFIG_CHANGE_MSG, "BACKEND_CONFIG_CHANGE_MSG", 0,
+                       VHOST_USER_PROTOCOL_F_CONFIG},
+    BackendRequestRule{VHOST_USER_BACKEND_VRING_HOST_NOTIFIER_MSG,
+                       "BACKEND_VRING_HOST_NOTIFIER_MSG", 0, VHOST_USER_PROTOCOL_F_HOST_NOTIFIER},
+    BackendRequestRule{VHOST_USER_BACKEND_VRING_CALL, "BACKEND_VRING_CALL", 0, kInband},
+    BackendRequestRule{VHOST_USER_BACKEND_VRING_ERR, "BACKEND_VRING_ERR", 0, kInband},
+    BackendRequestRule{VHOST_USER_BACKEND_SHARED_OBJECT_ADD, "BACKEND_SHARED_OBJECT_ADD", 0,
+                       kObjects},
+    BackendRequestRule{VHOST_USER_BACKEND_SHARED_OBJECT_REMOVE, "BACKEND_SHARED_OBJECT_REMOVE", 0,
+                       kObjects},
+    BackendRequestRule{VHOST_USER_BACKEND_SHARED_OBJECT_LOOKUP, "BACKEND_SHARED_OBJECT_LOOKUP", 0,
+                       kObjects},
+    BackendRequestRule{VHOST_USER_BACKEND_SHMEM_MAP, "BACKEND_SHMEM_MAP", 0,
+                       VHOST_USER_PROTOCOL_F_SHMEM},
+    BackendRequestRule{VHOST_USER_BACKEND_SHMEM_UNMAP, "BACKEND_SHMEM_UNMAP", 0,
+                       VHOST_USER_PROTOCOL_F_SHMEM},
+};
+
 constexpr std::array<std::string_view, 23> kProtocolFeatureNames{
     "MQ",
     "LOG_SHMFD",
@@ -146,6 +171,18 @@ const RequestRule* find_rule(uint32_t request) {
 std::string request_name(uint32_t request) {
   const RequestRule* rule = find_rule(request);
   return rule != nullptr ? std::string(rule->name) : fmt::format("request {}", request);
+}
+
+const BackendRequestRule* find_backend_rule(uint32_t request) {
+  const auto* found =
+      std::find_if(kBackendRules.begin(), kBackendRules.end(),
+                   [request](const BackendRequestRule& r) { return r.request == request; });
+  return found == kBackendRules.end() ? nullptr : found;
+}
+
+std::string backend_request_name(uint32_t request) {
+  const BackendRequestRule* rule = find_backend_rule(request);
+  return rule != nullptr ? std::string(rule->name) : fmt::format("back-end request {}", request);
 }
 
 Status check_request(const RequestRule& rule, const Message& message,

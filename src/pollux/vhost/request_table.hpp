@@ -42,6 +42,20 @@ struct Negotiated {
 /// "SET_VRING_NUM", or "request 99" for one that is not in the text.
 [[nodiscard]] std::string request_name(uint32_t request);
 
+/// What the text says about one request of the back end ("Back-end message types").
+struct BackendRequestRule {
+  uint32_t request = 0;
+  std::string_view name;           ///< "BACKEND_IOTLB_MSG"
+  uint64_t features = 0;           ///< all of these must be negotiated (virtio bits)
+  uint64_t protocol_features = 0;  ///< all of these must be negotiated (protocol bits)
+};
+
+/// The rule of a back end's request, or null when the text has no such request.
+[[nodiscard]] const BackendRequestRule* find_backend_rule(uint32_t request);
+
+/// "BACKEND_IOTLB_MSG", or "back-end request 99" for one that is not in the text.
+[[nodiscard]] std::string backend_request_name(uint32_t request);
+
 /// Checks everything of a request that its rule speaks of: payload size, number of descriptors
 /// and whether what it belongs to was negotiated. kProtocol or kUnsupported with one sentence.
 [[nodiscard]] Status check_request(const RequestRule& rule, const Message& message,

@@ -50,6 +50,8 @@ struct SessionState {
   uint64_t mtu = 0;                ///< NET_SET_MTU; 0: never set
   std::vector<MemorySlot> slots;   ///< in order of arrival
   std::vector<VringState> vrings;  ///< offer().vrings of them
+  SharedFd backend_channel;        ///< SET_BACKEND_REQ_FD; null: none, or given up
+  std::string channel_problem;     ///< why the channel was given up; empty: it was not
   uint64_t messages = 0;           ///< requests handled so far
   std::string last_problem;        ///< the last request that was refused, and why
 };
