@@ -544,7 +544,10 @@ TEST(VhostSession, RequestsOfFeaturesNotNegotiated) {
       Message message = make_request(rule.request);
       message.payload.resize(rule.min_payload);
       std::vector<int> fds;
-      for (uint32_t i = 0; i < rule.min_fds; ++i) fds.push_back(arena.keep(make_event()));
+      const bool socket = rule.request == VHOST_USER_SET_BACKEND_REQ_FD;
+      for (uint32_t i = 0; i < rule.min_fds; ++i) {
+        fds.push_back(arena.keep(socket ? make_pair().first : make_event()));
+      }
       const bool offered = (rule.protocol_features & ~BackendSession::kProtocolFeatures) == 0 &&
                            rule.features == 0 && rule.offer_suffices;
       arena.fire(shot(message, std::move(fds)));
