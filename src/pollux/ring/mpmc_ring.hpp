@@ -2,12 +2,10 @@
 #pragma once
 
 #include <atomic>
-#include <bit>
 #include <cstddef>
-#include <memory>
 #include <thread>
-#include <type_traits>
 
+#include "pollux/ring/bounded_ring.hpp"
 #include "pollux/ring/ring_copy.hpp"
 
 namespace pollux {
@@ -15,8 +13,6 @@ namespace pollux {
 /// A bounded first-in first-out queue of trivially copyable values between any number of
 /// producing and consuming threads of this process. No locks and no allocation after construction;
 /// the values of one call stay together and in order.
-///
-/// "bulk" moves all or nothing, "burst" as many as there are or fit.
 ///
 /// A call reserves slots by moving its side's `head`, copies, and then shows them by moving the
 /// `tail`, in the order of reservation. So a thread that loses its CPU between the two holds back
@@ -27,44 +23,20 @@ namespace pollux {
 /// tail by which its mover found room, so that the difference of the two is never too large;
 /// T, a tail's mover has seen the tail before, so that P and C hold for all reservations below it.
 template <typename T>
-class MpmcRing {
-  static_assert(std::is_trivially_copyable_v<T>);
+class MpmcRing : public BoundedRing<T, MpmcRing<T>> {
+  friend BoundedRing<T, MpmcRing<T>>;
+  using BoundedRing<T, MpmcRing<T>>::capacity_;
+  using BoundedRing<T, MpmcRing<T>>::slots_;
 
  public:
   /// Room for at least `capacity` values, rounded up to a power of two.
-  explicit MpmcRing(size_t capacity)
-      : capacity_(std::bit_ceil(capacity)),
-        slots_(std::make_unique_for_overwrite<T[]>(capacity_)) {}
-  MpmcRing(const MpmcRing&) = delete;
-  MpmcRing& operator=(const MpmcRing&) = delete;
-
-  [[nodiscard]] size_t capacity() const noexcept { return capacity_; }
+  explicit MpmcRing(size_t capacity) : BoundedRing<T, MpmcRing<T>>(capacity) {}
 
   /// Values inside; exact only when nobody works on the ring. Any thread.
   [[nodiscard]] size_t size() const noexcept {
     const size_t out = consumer_.tail.load(std::memory_order_acquire);
     return producer_.tail.load(std::memory_order_acquire) - out;
   }
-
-  /// All `count` values, or none and false. Any thread.
-  [[nodiscard]] bool push_bulk(const T* values, size_t count) noexcept {
-    return push<true>(values, count) == count;
-  }
-  /// The first values as far as they fit; returns how many. Any thread.
-  [[nodiscard]] size_t push_burst(const T* values, size_t count) noexcept {
-    return push<false>(values, count);
-  }
-  [[nodiscard]] bool push(const T& value) noexcept { return push_bulk(&value, 1); }
-
-  /// Exactly `count` values, or none and false. Any thread.
-  [[nodiscard]] bool pop_bulk(T* values, size_t count) noexcept {
-    return pop<true>(values, count) == count;
-  }
-  /// Up to `count` values; returns how many. Any thread.
-  [[nodiscard]] size_t pop_burst(T* values, size_t count) noexcept {
-    return pop<false>(values, count);
-  }
-  [[nodiscard]] bool pop(T& value) noexcept { return pop_bulk(&value, 1); }
 
  private:
   struct alignas(ring_detail::kApart) Side {
@@ -77,7 +49,7 @@ class MpmcRing {
   };
 
   template <bool kAll>
-  size_t push(const T* values, size_t count) noexcept {
+  size_t move_in(const T* values, size_t count) noexcept {
     const Reservation mine = reserve<kAll>(producer_, consumer_, capacity_, count);
     if (mine.count == 0) return 0;
     ring_detail::copy_in(slots_.get(), capacity_, mine.position, values, mine.count);
@@ -86,7 +58,7 @@ class MpmcRing {
   }
 
   template <bool kAll>
-  size_t pop(T* values, size_t count) noexcept {
+  size_t move_out(T* values, size_t count) noexcept {
     const Reservation mine = reserve<kAll>(consumer_, producer_, 0, count);
     if (mine.count == 0) return 0;
     ring_detail::copy_out(slots_.get(), capacity_, mine.position, values, mine.count);
@@ -120,8 +92,6 @@ class MpmcRing {
     side.tail.store(mine.position + mine.count, std::memory_order_release);
   }
 
-  const size_t capacity_;
-  const std::unique_ptr<T[]> slots_;
   Side producer_;
   Side consumer_;
 };

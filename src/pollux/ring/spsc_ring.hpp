@@ -2,11 +2,9 @@
 #pragma once
 
 #include <atomic>
-#include <bit>
 #include <cstddef>
-#include <memory>
-#include <type_traits>
 
+#include "pollux/ring/bounded_ring.hpp"
 #include "pollux/ring/ring_copy.hpp"
 
 namespace pollux {
@@ -14,22 +12,18 @@ namespace pollux {
 /// A bounded first-in first-out queue of trivially copyable values between one producing and one
 /// consuming thread of this process. Wait-free; no allocation after construction.
 ///
-/// "bulk" moves all or nothing, "burst" as many as there are or fit. Memory order: each side owns
-/// one position, stored with release and loaded by the other with acquire; the pairs are marked
-/// P (values written before they are shown) and C (values read before their slots are reused).
+/// Memory order: each side owns one position, stored with release and loaded by the other with
+/// acquire; the pairs are marked P (values written before they are shown) and C (values read before
+/// their slots are reused).
 template <typename T>
-class SpscRing {
-  static_assert(std::is_trivially_copyable_v<T>);
+class SpscRing : public BoundedRing<T, SpscRing<T>> {
+  friend BoundedRing<T, SpscRing<T>>;
+  using BoundedRing<T, SpscRing<T>>::capacity_;
+  using BoundedRing<T, SpscRing<T>>::slots_;
 
  public:
   /// Room for at least `capacity` values, rounded up to a power of two.
-  explicit SpscRing(size_t capacity)
-      : capacity_(std::bit_ceil(capacity)),
-        slots_(std::make_unique_for_overwrite<T[]>(capacity_)) {}
-  SpscRing(const SpscRing&) = delete;
-  SpscRing& operator=(const SpscRing&) = delete;
-
-  [[nodiscard]] size_t capacity() const noexcept { return capacity_; }
+  explicit SpscRing(size_t capacity) : BoundedRing<T, SpscRing<T>>(capacity) {}
 
   /// Values inside; exact only when neither side works. Any thread.
   [[nodiscard]] size_t size() const noexcept {
@@ -37,29 +31,9 @@ class SpscRing {
     return producer_.position.load(std::memory_order_acquire) - out;
   }
 
-  /// All `count` values, or none and false. Producer only.
-  [[nodiscard]] bool push_bulk(const T* values, size_t count) noexcept {
-    return push<true>(values, count) == count;
-  }
-  /// The first values as far as they fit; returns how many. Producer only.
-  [[nodiscard]] size_t push_burst(const T* values, size_t count) noexcept {
-    return push<false>(values, count);
-  }
-  [[nodiscard]] bool push(const T& value) noexcept { return push_bulk(&value, 1); }
-
-  /// Exactly `count` values, or none and false. Consumer only.
-  [[nodiscard]] bool pop_bulk(T* values, size_t count) noexcept {
-    return pop<true>(values, count) == count;
-  }
-  /// Up to `count` values; returns how many. Consumer only.
-  [[nodiscard]] size_t pop_burst(T* values, size_t count) noexcept {
-    return pop<false>(values, count);
-  }
-  [[nodiscard]] bool pop(T& value) noexcept { return pop_bulk(&value, 1); }
-
  private:
   template <bool kAll>
-  size_t push(const T* values, size_t count) noexcept {
+  size_t move_in(const T* values, size_t count) noexcept {
     const size_t position = producer_.position.load(std::memory_order_relaxed);
     size_t room = producer_.other + capacity_ - position;
     if (room < count) {
@@ -77,7 +51,7 @@ class SpscRing {
   }
 
   template <bool kAll>
-  size_t pop(T* values, size_t count) noexcept {
+  size_t move_out(T* values, size_t count) noexcept {
     const size_t position = consumer_.position.load(std::memory_order_relaxed);
     size_t there = consumer_.other - position;
     if (there < count) {
@@ -101,8 +75,6 @@ class SpscRing {
     size_t other = 0;
   };
 
-  const size_t capacity_;
-  const std::unique_ptr<T[]> slots_;
   Side producer_;
   Side consumer_;
 };
