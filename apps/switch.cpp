@@ -217,9 +217,9 @@ void setup_switch(CLI::App& app, int& status) {
   app.add_option("--cpus", o->cpus,
                  "one worker on each of these CPUs, like 0,2-3 (one worker on any CPU)")
       ->type_name("LIST");
-  app.add_option(
-         "--idle", o->idle,
-         "what idle workers do: poll (a whole CPU each, lowest latency), yield or nap (nap)")
+  app.add_option("--idle", o->idle,
+                 "what idle workers do: poll (a whole CPU each, lowest latency), yield or "
+                 "adaptive: sleep until a queue is kicked, then poll again (adaptive)")
       ->type_name("WORD");
   add_running_options(app, *o);
   add_memory_options(app, *o);

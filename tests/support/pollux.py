@@ -115,6 +115,9 @@ class PolluxSwitch(Switch):
     def delete_port(self, name: str) -> None:
         self._port("del", name)
 
+    def set_mode(self, queue: str, mode: str) -> None:
+        self._port("mode", queue, mode)
+
     def _port(self, *words: str) -> None:
         done = pollux("port", *words, "--control", self.control)
         if done.returncode:

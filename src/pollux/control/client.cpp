@@ -6,6 +6,7 @@
 
 #include <nlohmann/json.hpp>
 
+#include "pollux/control/config.hpp"
 #include "pollux/control/report.hpp"
 #include "pollux/vhost/unix_socket.hpp"
 
@@ -49,6 +50,17 @@ std::unexpected<Error> not_reached(const std::string& path) {
                          "socket with --control",
                          path);
   return std::unexpected(std::move(error));
+}
+
+/// What goes into a URL.
+Status check_port_name(const std::string& name) {
+  if (!name.empty() && name.find_first_not_of("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ"
+                                              "0123456789._-") == std::string::npos) {
+    return {};
+  }
+  return fail(
+      ErrorCode::kInvalidArgument,
+      fmt::format("'{}' is no port name: they are of letters, digits, '-', '_' and '.'", name));
 }
 
 }  // namespace
@@ -99,13 +111,18 @@ Status Client::add_port(const std::string& name, const std::string& spec) const 
 }
 
 Status Client::remove_port(const std::string& name) const {
-  if (name.empty() || name.find_first_not_of("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ"
-                                             "0123456789._-") != std::string::npos) {
-    return fail(
-        ErrorCode::kInvalidArgument,
-        fmt::format("'{}' is no port name: they are of letters, digits, '-', '_' and '.'", name));
-  }
+  if (Status ok = check_port_name(name); !ok) return ok;
   const auto done = request("DELETE", "/v1/ports/" + name, {});
+  if (!done) return forward(done);
+  return {};
+}
+
+Status Client::set_queue_mode(const std::string& port, std::optional<unsigned> queue,
+                              QueueMode mode) const {
+  if (Status ok = check_port_name(port); !ok) return ok;
+  nlohmann::json body{{"mode", queue_mode_name(mode)}};
+  if (queue) body["queue"] = *queue;
+  const auto done = request("PATCH", "/v1/ports/" + port, body.dump());
   if (!done) return forward(done);
   return {};
 }

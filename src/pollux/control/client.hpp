@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
+#include <optional>
 #include <string>
 #include <utility>
 #include <vector>
@@ -21,6 +22,9 @@ class Client {
   [[nodiscard]] Result<std::vector<FdbRow>> fdb() const;
   [[nodiscard]] Status add_port(const std::string& name, const std::string& spec) const;
   [[nodiscard]] Status remove_port(const std::string& name) const;
+  /// How the queues of a port (without `queue`, all) are watched from now on.
+  [[nodiscard]] Status set_queue_mode(const std::string& port, std::optional<unsigned> queue,
+                                      QueueMode mode) const;
 
   /// The JSON text that the switch answers to GET `endpoint`, e.g. "/v1/ports".
   [[nodiscard]] Result<std::string> get(const std::string& endpoint) const;

@@ -32,8 +32,19 @@ Result<T> parse_word(std::string_view text,
   return fail(ErrorCode::kInvalidArgument, fmt::format("'{}' is not one of {}", text, all));
 }
 
+template <typename T, size_t N>
+std::string_view word_for(T wanted, const std::array<std::pair<std::string_view, T>, N>& words) {
+  const auto found = std::ranges::find(words, wanted, &std::pair<std::string_view, T>::second);
+  return found == words.end() ? "?" : found->first;
+}
+
+constexpr std::array<std::pair<std::string_view, QueueMode>, 2> kQueueModeWords{
+    {{"adaptive", QueueMode::kAdaptive}, {"poll", QueueMode::kPoll}}};
+
 constexpr std::array<std::pair<std::string_view, IdlePolicy>, 3> kIdleWords{
-    {{"poll", IdlePolicy::kPoll}, {"yield", IdlePolicy::kYield}, {"nap", IdlePolicy::kNap}}};
+    {{"poll", IdlePolicy::kPoll},
+     {"yield", IdlePolicy::kYield},
+     {"adaptive", IdlePolicy::kAdaptive}}};
 
 constexpr std::array<std::pair<std::string_view, HugePages>, 3> kHugePageWords{
     {{"try", HugePages::kTry}, {"never", HugePages::kNever}, {"require", HugePages::kRequire}}};
@@ -89,12 +100,13 @@ std::string format_cpus(const std::vector<int>& cpus) {
 
 Result<IdlePolicy> parse_idle(std::string_view text) { return parse_word(text, kIdleWords); }
 
-std::string_view idle_name(IdlePolicy idle) {
-  for (const auto& [word, value] : kIdleWords) {
-    if (value == idle) return word;
-  }
-  return "?";
+std::string_view idle_name(IdlePolicy idle) { return word_for(idle, kIdleWords); }
+
+Result<QueueMode> parse_queue_mode(std::string_view text) {
+  return parse_word(text, kQueueModeWords);
 }
+
+std::string_view queue_mode_name(QueueMode mode) { return word_for(mode, kQueueModeWords); }
 
 Result<HugePages> parse_huge_pages(std::string_view text) {
   return parse_word(text, kHugePageWords);

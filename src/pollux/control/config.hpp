@@ -47,7 +47,10 @@ void set_port(SwitchConfig& config, NamedPortSpec port);
 [[nodiscard]] Result<std::vector<int>> parse_cpus(std::string_view text);
 [[nodiscard]] std::string format_cpus(const std::vector<int>& cpus);
 
-/// "poll", "yield" or "nap".
+/// "poll", "yield" or "adaptive".
+/// "adaptive" or "poll".
+[[nodiscard]] Result<QueueMode> parse_queue_mode(std::string_view text);
+[[nodiscard]] std::string_view queue_mode_name(QueueMode mode);
 [[nodiscard]] Result<IdlePolicy> parse_idle(std::string_view text);
 [[nodiscard]] std::string_view idle_name(IdlePolicy idle);
 

@@ -86,7 +86,7 @@ Finding check_cpus() {
   Finding f{"CPUs", Level::kOk, fmt::format("{} may be used", cpus), ""};
   if (cpus == 1) {
     f.level = Level::kWarning;
-    f.advice = "workers share it with guests: keep --idle nap, and expect lower rates";
+    f.advice = "workers share it with guests: keep --idle adaptive, and expect lower rates";
   }
   return f;
 }

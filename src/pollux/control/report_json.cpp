@@ -5,6 +5,7 @@
 
 #include <nlohmann/json.hpp>
 
+#include "pollux/control/config.hpp"
 #include "pollux/control/report.hpp"
 #include "pollux/port/spec.hpp"
 
@@ -44,6 +45,7 @@ Json queue_json(const QueueStats& queue) {
             {"bytes", queue.bytes},
             {"drops", drops_json(queue.drops)}};
   json["worker"] = queue.worker < 0 ? Json(nullptr) : Json(queue.worker);
+  json["mode"] = queue.worker < 0 ? Json(nullptr) : Json(control::queue_mode_name(queue.mode));
   return json;
 }
 
@@ -99,7 +101,7 @@ Json workers_json(std::span<const WorkerStats> workers) {
                     {"packets", worker.packets},
                     {"busy_cycles", worker.busy_cycles},
                     {"idle_cycles", worker.idle_cycles},
-                    {"naps", worker.naps},
+                    {"sleeps", worker.sleeps},
                     {"floods", worker.floods},
                     {"flood_copies", worker.flood_copies},
                     {"gso_packets", worker.gso_packets},
@@ -187,6 +189,9 @@ PortStats port_from(const Json& json) {
     QueueStats& added = port.queues.emplace_back();
     take(queue, "name", added.name);
     take(queue, "worker", added.worker);
+    std::string mode;
+    take(queue, "mode", mode);
+    added.mode = control::parse_queue_mode(mode).value_or(QueueMode::kAdaptive);
     take(queue, "packets", added.packets);
     take(queue, "bytes", added.bytes);
     added.drops = drops_from(queue.value("drops", Json::object()));
@@ -203,7 +208,7 @@ WorkerStats worker_from(const Json& json) {
   take(json, "packets", worker.packets);
   take(json, "busy_cycles", worker.busy_cycles);
   take(json, "idle_cycles", worker.idle_cycles);
-  take(json, "naps", worker.naps);
+  take(json, "sleeps", worker.sleeps);
   take(json, "floods", worker.floods);
   take(json, "flood_copies", worker.flood_copies);
   take(json, "gso_packets", worker.gso_packets);

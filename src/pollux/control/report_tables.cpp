@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <array>
 
+#include "pollux/control/config.hpp"
 #include "pollux/control/report.hpp"
 #include "pollux/control/table.hpp"
 #include "pollux/control/units.hpp"
@@ -115,6 +116,7 @@ std::string queues_table(std::span<const PortStats> ports) {
   Table table({{"port"},
                {"queue"},
                {"worker"},
+               {"watched"},
                {"packets", Table::kRight},
                {"bytes", Table::kRight},
                {"drops", Table::kRight}});
@@ -122,6 +124,7 @@ std::string queues_table(std::span<const PortStats> ports) {
     for (const QueueStats& queue : port.queues) {
       FlowTotals flow{queue.packets, queue.bytes, queue.drops};
       table.row({port.name, queue.name, queue.worker < 0 ? "any" : fmt::format("{}", queue.worker),
+                 std::string(queue.worker < 0 ? "" : control::queue_mode_name(queue.mode)),
                  count(flow.packets), count(flow.bytes), count(flow.dropped())});
     }
   }
@@ -151,7 +154,7 @@ std::string workers_table(std::span<const WorkerStats> workers) {
                {"packets/turn", Table::kRight},
                {"cycles/packet", Table::kRight},
                {"busy", Table::kRight},
-               {"naps", Table::kRight}});
+               {"sleeps", Table::kRight}});
   for (size_t i = 0; i < workers.size(); ++i) {
     const WorkerStats& worker = workers[i];
     const auto ratio = [](uint64_t a, uint64_t b) {
@@ -162,7 +165,8 @@ std::string workers_table(std::span<const WorkerStats> workers) {
     table.row({fmt::format("{}", i), worker.cpu < 0 ? "any" : fmt::format("{}", worker.cpu),
                fmt::format("{}", worker.rx_queues), count(worker.packets),
                ratio(worker.packets, worker.turns), ratio(worker.busy_cycles, worker.packets),
-               percent(busy, busy + static_cast<double>(worker.idle_cycles)), count(worker.naps)});
+               percent(busy, busy + static_cast<double>(worker.idle_cycles)),
+               count(worker.sleeps)});
   }
   return table.empty() ? "no workers\n" : table.text();
 }

@@ -17,6 +17,7 @@
 
 #include <nlohmann/json.hpp>
 
+#include "pollux/control/config.hpp"
 #include "pollux/control/report.hpp"
 #include "pollux/vhost/unix_socket.hpp"
 
@@ -32,7 +33,7 @@ constexpr time_t kKeepAliveSeconds = 1;
 constexpr auto kJson = "application/json";
 constexpr std::string_view kEndpoints =
     "GET /v1/stats, /v1/ports, /v1/ports/NAME, /v1/workers, /v1/fdb, /v1/drop-reasons; POST "
-    "/v1/ports; DELETE /v1/ports/NAME";
+    "/v1/ports; PATCH, DELETE /v1/ports/NAME";
 
 /// An HTTP server on a listening socket that somebody else has made.
 class AdoptingServer final : public httplib::Server {
@@ -117,6 +118,35 @@ Result<NamedPortSpec> parse_new_port(const std::string& body) {
   return port;
 }
 
+struct NewMode {
+  std::optional<unsigned> queue;
+  QueueMode mode = QueueMode::kAdaptive;
+};
+
+/// {"mode": MODE} or {"mode": MODE, "queue": N}.
+Result<NewMode> parse_new_mode(const std::string& body) {
+  const auto json = nlohmann::json::parse(body, nullptr, false);
+  const auto wrong = [] {
+    return fail(
+        ErrorCode::kInvalidArgument,
+        R"(the body is to be {"mode": "poll" or "adaptive"}, with "queue": N for one queue)");
+  };
+  if (!json.is_object()) return wrong();
+  const auto mode = json.find("mode");
+  if (mode == json.end() || !mode->is_string()) return wrong();
+  NewMode wanted;
+  auto parsed = parse_queue_mode(mode->get_ref<const std::string&>());
+  if (!parsed) return forward(parsed);
+  wanted.mode = *parsed;
+  const auto queue = json.find("queue");
+  if (queue != json.end()) {
+    if (!queue->is_number_unsigned() || queue->get<uint64_t>() > UINT16_MAX) return wrong();
+    wanted.queue = queue->get<unsigned>();
+  }
+  if (json.size() != (wanted.queue ? 2 : 1)) return wrong();
+  return wanted;
+}
+
 }  // namespace
 
 struct Server::Impl {
@@ -133,6 +163,8 @@ struct Server::Impl {
   void add_reading_routes();
   void add_changing_routes();
   void get_ports(const httplib::Request& request, httplib::Response& response) const;
+  void patch_port(const httplib::Request& request, httplib::Response& response,
+                  const httplib::ContentReader& reader) const;
   void post_port(const httplib::Request& request, httplib::Response& response,
                  const httplib::ContentReader& reader) const;
 };
@@ -201,6 +233,10 @@ void Server::Impl::add_changing_routes() {
   http.Post("/v1/ports",
             [this](const httplib::Request& request, httplib::Response& response,
                    const httplib::ContentReader& reader) { post_port(request, response, reader); });
+  http.Patch(
+      "/v1/ports/([A-Za-z0-9._-]+)",
+      [this](const httplib::Request& request, httplib::Response& response,
+             const httplib::ContentReader& reader) { patch_port(request, response, reader); });
   http.Delete("/v1/ports/([A-Za-z0-9._-]+)",
               [this](const httplib::Request& request, httplib::Response& response) {
                 const std::string name = request.matches[1];
@@ -221,6 +257,21 @@ void Server::Impl::post_port(const httplib::Request& request, httplib::Response&
   if (!added) return answer_error(response, added.error());
   log.info(fmt::format("port {}={} added by request", port->name, port->spec.to_string()));
   answer(response, "{}", 201);
+}
+
+void Server::Impl::patch_port(const httplib::Request& request, httplib::Response& response,
+                              const httplib::ContentReader& reader) const {
+  const auto body = read_body(request, reader);
+  if (!body) return answer_error(response, body.error());
+  const auto wanted = parse_new_mode(*body);
+  if (!wanted) return answer_error(response, wanted.error());
+  const std::string name = request.matches[1];
+  const Status done = target.set_queue_mode(name, wanted->queue, wanted->mode);
+  if (!done) return answer_error(response, done.error());
+  log.info(fmt::format("port {}: {} is {} by request", name,
+                       wanted->queue ? fmt::format("rx{}", *wanted->queue) : "every queue",
+                       wanted->mode == QueueMode::kPoll ? "polled" : "adaptive"));
+  answer(response, "{}");
 }
 
 Result<std::unique_ptr<Server>> Server::bind(const std::string& path, mode_t mode, Target& target,

@@ -4,6 +4,7 @@
 #include <sys/types.h>
 
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -23,6 +24,9 @@ class Target {
   [[nodiscard]] virtual Result<std::vector<FdbRow>> fdb() = 0;
   [[nodiscard]] virtual Status add_port(const NamedPortSpec& port) = 0;
   [[nodiscard]] virtual Status remove_port(const std::string& name) = 0;
+  /// Without `queue`: all of the port.
+  [[nodiscard]] virtual Status set_queue_mode(const std::string& port,
+                                              std::optional<unsigned> queue, QueueMode mode) = 0;
 };
 
 /// The control API: HTTP and JSON over a Unix socket (docs/control-api.md). A few threads of its

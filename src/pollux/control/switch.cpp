@@ -63,6 +63,10 @@ class GatedTarget final : public control::Target {
   Status remove_port(const std::string& name) override {
     return through<Status>([&] { return owner_.remove_port(name); });
   }
+  Status set_queue_mode(const std::string& port, std::optional<unsigned> queue,
+                        QueueMode mode) override {
+    return through<Status>([&] { return owner_.engine().set_queue_mode(port, queue, mode); });
+  }
 
  private:
   template <typename R, typename Work>

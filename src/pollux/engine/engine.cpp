@@ -62,6 +62,7 @@ struct Engine::Impl {
     std::vector<RxQueue> rx;
     std::vector<TxQueue> tx;
     std::vector<unsigned> rx_worker;  ///< which worker polls rx[i]
+    std::vector<QueueMode> rx_mode;
   };
 
   Impl(Pool& a_pool, const Clock& a_clock, Log a_log, std::unique_ptr<stage::Fdb> a_fdb)
@@ -110,7 +111,8 @@ struct Engine::Impl {
       const PortSlot* slot = ports[index].get();
       if (slot == nullptr) continue;
       for (size_t q = 0; q < slot->rx.size(); ++q) {
-        next->sources[slot->rx_worker[q]].push_back({slot->rx[q], static_cast<uint16_t>(index)});
+        next->sources[slot->rx_worker[q]].push_back(
+            {slot->rx[q], static_cast<uint16_t>(index), slot->rx_mode[q]});
       }
       if (slot->tx.empty()) continue;
       PortOutput& output = next->outputs[index];
@@ -184,6 +186,7 @@ Result<PortIndex> Engine::add_port(std::string name, std::unique_ptr<Port> port)
   auto slot = std::make_unique<Impl::PortSlot>();
   slot->name = std::move(name);
   slot->rx = port->rx_queues();
+  slot->rx_mode.assign(slot->rx.size(), QueueMode::kAdaptive);
   slot->tx = port->tx_queues();
   slot->port = std::move(port);
   if (index == impl_->ports.size()) impl_->ports.emplace_back();
@@ -221,7 +224,10 @@ Status Engine::remove_port(const std::string& name) {
 
 bool Engine::synchronize(Nanos deadline) noexcept {
   std::vector<uint64_t> tickets;
-  for (const auto& worker : impl_->workers) tickets.push_back(worker->ticket());
+  for (const auto& worker : impl_->workers) {
+    tickets.push_back(worker->ticket());
+    worker->wake();
+  }
   const Nanos end = impl_->clock.now() + deadline;
   for (size_t i = 0; i < tickets.size(); ++i) {
     while (!impl_->workers[i]->passed(tickets[i])) {
@@ -232,9 +238,30 @@ bool Engine::synchronize(Nanos deadline) noexcept {
   return true;
 }
 
+Status Engine::set_queue_mode(const std::string& port, std::optional<unsigned> queue,
+                              QueueMode mode) {
+  Impl::PortSlot* slot = impl_->find(port);
+  if (slot == nullptr) {
+    return fail(ErrorCode::kNotFound, fmt::format("there is no port '{}'", port));
+  }
+  if (queue && *queue >= slot->rx_mode.size()) {
+    return fail(ErrorCode::kNotFound,
+                fmt::format("port '{}' has queues rx0 to rx{}", port, slot->rx_mode.size() - 1));
+  }
+  for (unsigned q = 0; q < slot->rx_mode.size(); ++q) {
+    if (!queue || *queue == q) slot->rx_mode[q] = mode;
+  }
+  (void)impl_->publish(*this);
+  return {};
+}
+
 std::vector<PortStats> Engine::port_stats() const {
   const auto queue_stats = [](std::string name, int worker, const QueueCounters& counters) {
-    QueueStats stats{std::move(name), worker, counters.packets.value(), counters.bytes.value(), {}};
+    QueueStats stats;
+    stats.name = std::move(name);
+    stats.worker = worker;
+    stats.packets = counters.packets.value();
+    stats.bytes = counters.bytes.value();
     for (size_t r = 0; r < kDropReasonCount; ++r) {
       stats.drops[r] = counters.drops.value(static_cast<DropReason>(r));
     }
@@ -248,6 +275,7 @@ std::vector<PortStats> Engine::port_stats() const {
     for (size_t q = 0; q < slot->rx.size(); ++q) {
       stats.queues.push_back(queue_stats(
           fmt::format("rx{}", q), static_cast<int>(slot->rx_worker[q]), *slot->rx[q].counters));
+      stats.queues.back().mode = slot->rx_mode[q];
     }
     for (size_t q = 0; q < slot->tx.size(); ++q) {
       stats.queues.push_back(queue_stats(fmt::format("tx{}", q), -1, *slot->tx[q].counters));

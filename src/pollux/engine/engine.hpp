@@ -4,6 +4,7 @@
 #include <array>
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -22,15 +23,15 @@ using PortIndex = uint16_t;
 
 /// What a worker does when none of its queues has had anything for a while.
 enum class IdlePolicy {
-  kPoll,   ///< polls on: lowest latency, a CPU for itself
-  kYield,  ///< lets others run between polls
-  kNap,    ///< sleeps for some microseconds: kind to guests that share its CPU
+  kPoll,      ///< polls on: lowest latency, a CPU for itself
+  kYield,     ///< lets others run between polls
+  kAdaptive,  ///< sleeps until a queue tells of packets, then polls again: kind to guests
 };
 
 struct EngineConfig {
   /// One worker a CPU, pinned to it. Empty: one worker that runs where the system puts it.
   std::vector<int> cpus;
-  IdlePolicy idle = IdlePolicy::kNap;
+  IdlePolicy idle = IdlePolicy::kAdaptive;
   stage::FdbConfig fdb;
 };
 
@@ -41,6 +42,7 @@ struct QueueStats {
   uint64_t packets = 0;
   uint64_t bytes = 0;
   std::array<uint64_t, kDropReasonCount> drops{};
+  QueueMode mode = QueueMode::kAdaptive;  ///< of rx
 };
 
 struct PortStats {
@@ -59,7 +61,7 @@ struct WorkerStats {
   uint64_t packets = 0;      ///< accepted
   uint64_t busy_cycles = 0;  ///< spent in turns that brought packets
   uint64_t idle_cycles = 0;
-  uint64_t naps = 0;
+  uint64_t sleeps = 0;
   uint64_t floods = 0;        ///< packets that went to several ports ...
   uint64_t flood_copies = 0;  ///< ... and how many copies they became
   uint64_t gso_packets = 0;   ///< packets segmented in software ...
@@ -98,6 +100,11 @@ class Engine final : public Quiescence {
 
   /// Waits until no worker uses what was unpublished before the call.
   [[nodiscard]] bool synchronize(Nanos deadline) noexcept override;
+
+  /// How queue rx`queue` of a port is watched from now on; without `queue`, all its queues. With an
+  /// idle policy other than kAdaptive all queues are polled anyway. Errors: no such port or queue.
+  [[nodiscard]] Status set_queue_mode(const std::string& port, std::optional<unsigned> queue,
+                                      QueueMode mode);
 
   [[nodiscard]] std::vector<PortStats> port_stats() const;
   [[nodiscard]] std::vector<WorkerStats> worker_stats() const;

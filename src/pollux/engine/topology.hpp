@@ -12,6 +12,7 @@ namespace pollux {
 struct RxSource {
   RxQueue queue;
   uint16_t port = 0;
+  QueueMode mode = QueueMode::kAdaptive;
 };
 
 /// A port as a worker sends to it.

@@ -5,6 +5,7 @@
 #include <pthread.h>
 #include <sched.h>
 
+#include <algorithm>
 #include <cerrno>
 #include <chrono>
 #include <csignal>
@@ -18,10 +19,6 @@ namespace {
 // Empty rounds before a worker does what its idle policy says: long enough to ride out the gap
 // between two bursts of a busy sender.
 constexpr unsigned kPatience = 2000;
-constexpr auto kNap = std::chrono::microseconds(20);
-constexpr auto kLongNap = std::chrono::microseconds(200);
-// Rounds of naps after which naps get long.
-constexpr unsigned kDrowsy = kPatience + 500;
 
 // Ageing counts seconds: the clock is not needed every round.
 constexpr uint64_t kRoundsPerClock = 256;
@@ -54,6 +51,7 @@ Worker::Worker(const Config& config, const std::atomic<const Topology*>& topolog
 Worker::~Worker() { stop(); }
 
 Status Worker::start() {
+  if (Status opened = sleeper_.open(); !opened) return opened;
   // Signals are for the control thread; a worker must never run a handler of the program's.
   sigset_t all;
   sigset_t before;
@@ -77,6 +75,7 @@ Status Worker::start() {
 
 void Worker::stop() {
   stopping_.store(true);
+  sleeper_.wake();
   if (thread_.joinable()) thread_.join();
 }
 
@@ -90,17 +89,22 @@ void Worker::run() noexcept {
   unsigned empty_rounds = 0;
   uint64_t number = 0;
   uint32_t now_s = 0;
+  bool slept = false;
   while (!stopping_.load(std::memory_order_relaxed)) {
     // Sequentially consistent, before the round loads anything that control publishes: whoever
     // unpublished something and then still sees the old number waits for the next one.
     round_.exchange(++number);
-    if (number % kRoundsPerClock == 1) now_s = seconds(clock_);
+    if (number % kRoundsPerClock == 1 || slept) now_s = seconds(clock_);
+    slept = false;
     const uint64_t start = read_tsc();
     if (round(now_s)) {
       empty_rounds = 0;
       continue;
     }
-    if (++empty_rounds > kPatience) idle(empty_rounds);
+    if (++empty_rounds > kPatience) {
+      slept = config_.idle == IdlePolicy::kAdaptive;
+      if (idle()) empty_rounds = 0;
+    }
     idle_cycles_.add(read_tsc() - start);
   }
   round_.store(kOffline | number);
@@ -117,26 +121,50 @@ bool Worker::round(uint32_t now_s) noexcept {
   return busy;
 }
 
-void Worker::idle(unsigned empty_rounds) noexcept {
-  if (config_.idle == IdlePolicy::kPoll) {
+std::span<const RxSource> Worker::queues() const noexcept {
+  const Topology* topology = topology_.load();
+  if (topology == nullptr) return {};
+  return topology->sources[config_.index];
+}
+
+/// What a worker does that has had nothing for a while. True when something may have come.
+bool Worker::idle() noexcept {
+  switch (config_.idle) {
+    case IdlePolicy::kPoll:
+      cpu_relax();
+      return false;
+    case IdlePolicy::kYield:
+      sched_yield();
+      return false;
+    case IdlePolicy::kAdaptive:
+      break;
+  }
+  return sleep();
+}
+
+bool Worker::sleep() noexcept {
+  const bool polled =
+      std::ranges::any_of(queues(), [](const RxSource& s) { return s.mode == QueueMode::kPoll; });
+  if (polled) {
     cpu_relax();
-    return;
+    return false;
   }
-  if (config_.idle == IdlePolicy::kYield) {
-    sched_yield();
-    return;
+  bool woken = true;
+  if (sleeper_.arm(queues())) {
+    const uint64_t number = round_.load(std::memory_order_relaxed);
+    round_.exchange(number | kOffline);
+    woken = sleeper_.wait();
+    round_.exchange(number);
+    sleeps_.add(1);
   }
-  const uint64_t number = round_.load(std::memory_order_relaxed);
-  round_.exchange(number | kOffline);
-  std::this_thread::sleep_for(empty_rounds > kDrowsy ? kLongNap : kNap);
-  round_.exchange(number);
-  naps_.add(1);
+  sleeper_.disarm(queues());  // may be other ones by now
+  return woken;
 }
 
 WorkerStats Worker::stats() const {
   WorkerStats stats = turn_.stats();
   stats.cpu = config_.cpu;
-  stats.naps = naps_.value();
+  stats.sleeps = sleeps_.value();
   stats.idle_cycles = idle_cycles_.value();
   return stats;
 }

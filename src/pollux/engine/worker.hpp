@@ -3,11 +3,13 @@
 
 #include <atomic>
 #include <cstdint>
+#include <span>
 #include <thread>
 
 #include "pollux/base/clock.hpp"
 #include "pollux/base/counter.hpp"
 #include "pollux/engine/engine.hpp"
+#include "pollux/engine/sleeper.hpp"
 #include "pollux/engine/topology.hpp"
 #include "pollux/engine/turn.hpp"
 #include "pollux/packet/pool.hpp"
@@ -22,7 +24,7 @@ class Worker {
   struct Config {
     unsigned index = 0;
     int cpu = -1;  ///< pinned to it; -1: not pinned
-    IdlePolicy idle = IdlePolicy::kNap;
+    IdlePolicy idle = IdlePolicy::kAdaptive;
   };
 
   /// Nothing runs before start(). `topology` is the pointer that control publishes through.
@@ -34,6 +36,9 @@ class Worker {
 
   /// Lets the worker finish its round, and joins it.
   void stop();
+
+  /// Makes it look at what control has published, should it sleep. Any thread.
+  void wake() noexcept { sleeper_.wake(); }
 
   /// A ticket for `passed`: taken after something was unpublished.
   [[nodiscard]] uint64_t ticket() const noexcept { return round_.load(); }
@@ -50,14 +55,17 @@ class Worker {
 
   void run() noexcept;
   bool round(uint32_t now_s) noexcept;
-  void idle(unsigned empty_rounds) noexcept;
+  [[nodiscard]] bool idle() noexcept;
+  [[nodiscard]] bool sleep() noexcept;
+  [[nodiscard]] std::span<const RxSource> queues() const noexcept;
 
   Config config_;
   const std::atomic<const Topology*>& topology_;
   const Clock& clock_;
   std::atomic<bool> stopping_{false};
   std::thread thread_;
-  Counter naps_;
+  Sleeper sleeper_;
+  Counter sleeps_;
   Counter idle_cycles_;
 
   // Written every round by the worker, read by control: a line of its own.

@@ -11,8 +11,27 @@
 
 namespace pollux {
 
+/// How a queue that packets come in by is watched. A worker sleeps only when all its queues are
+/// adaptive.
+enum class QueueMode : uint8_t {
+  kAdaptive,  ///< polled while there is traffic; its eventfd (kick) wakes the worker afterwards
+  kPoll,      ///< always polled
+};
+
+/// How an armed queue tells its worker of new packets; see RxQueue::arm.
+struct Wake {
+  enum Kind : uint8_t {
+    kNow,     ///< there is something to do already
+    kSignal,  ///< `fd` turns readable
+    kByTime,  ///< it can not tell: look again from time to time
+    kNever,   ///< nothing comes before control changes something, which wakes workers itself
+  };
+  Kind kind = kByTime;
+  int fd = -1;
+};
+
 /// A queue that packets come in by: plain function pointers, chosen once for what the port is.
-/// One worker at a time calls both functions.
+/// One worker at a time calls the functions.
 struct RxQueue {
   void* self = nullptr;
 
@@ -25,6 +44,14 @@ struct RxQueue {
 
   /// Owned by the port, never null.
   QueueCounters* counters = nullptr;
+
+  /// The worker would like to sleep: asks the sender to tell of new packets. Called by the polling
+  /// worker between turns. Null: Wake::kByTime.
+  Wake (*arm)(void* self) noexcept = nullptr;
+
+  /// The worker polls again: the sender need not tell any more. Never waits. May be called without
+  /// arm() before. May be null.
+  void (*disarm)(void* self) noexcept = nullptr;
 };
 
 /// A queue that packets leave by. Several workers may call `send` and `flush` (ports lock

@@ -12,7 +12,8 @@ class Quiescence {
  public:
   virtual ~Quiescence() = default;
 
-  /// Returns true once every worker has been outside of its turn since the call, holding nothing
+  /// Wakes workers that sleep, so that they see what was published before the call. Returns true
+  /// once every worker has been outside of its turn since the call, holding nothing
   /// borrowed; false when a worker did not come by within `deadline` (what was unpublished must
   /// then be kept). Control threads only, never a worker.
   [[nodiscard]] virtual bool synchronize(Nanos deadline) noexcept = 0;

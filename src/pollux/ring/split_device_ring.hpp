@@ -188,6 +188,21 @@ class SplitDeviceRing {
     return (flags & spec::VIRTQ_AVAIL_F_NO_INTERRUPT) == 0;
   }
 
+  /// Asks the driver to notify us when it makes the next chain available (2.7.10). True when chains
+  /// are there already, of which it will not tell.
+  [[nodiscard]] bool request_notifications() noexcept {
+    access_.store(&layout_.used->flags, uint16_t{0});
+    view_.note_write(&layout_.used->flags, sizeof(uint16_t));
+    if (event_idx_) {
+      access_.store(layout_.avail_event(), avail_idx_);
+      view_.note_write(layout_.avail_event(), sizeof(uint16_t));
+    }
+    // 2.7.10: the wish must be out before the driver's index is read, else both sides could wait
+    // for each other.
+    access_.full_fence();
+    return available(1) != 0;
+  }
+
   /// Asks the driver not to notify us of new chains, since we poll (2.7.10). With EVENT_IDX there
   /// is no off switch, and flags must be 0: an event index half of all numbers away is as good.
   void suppress_notifications() noexcept {

@@ -51,6 +51,11 @@ class NetDeviceRx {
   /// Returns everything polled to the driver; true when it wants to be notified.
   [[nodiscard]] bool complete() noexcept { return ring_.unpublished() && ring_.publish(); }
 
+  /// Asks the driver to notify us of the next frame; true when there are frames already.
+  [[nodiscard]] bool arm() noexcept { return ring_.request_notifications(); }
+  /// We poll again.
+  void disarm() noexcept { ring_.suppress_notifications(); }
+
  private:
   /// As many frames as their first cache lines can be on their way at once.
   static constexpr size_t kMaxPoll = 32;

@@ -64,6 +64,13 @@ class NetDriverRx {
     return ring_.publish();
   }
 
+  /// Asks the device to interrupt at the next frame; true when there are frames already.
+  [[nodiscard]] bool arm() noexcept {
+    return begin_ != end_ || skip_ != 0 || ring_.arm_interrupts();
+  }
+  /// We poll again.
+  void disarm() noexcept { ring_.suppress_interrupts(); }
+
   /// Gives every buffer back to the pool. The device must be gone.
   void stop(PoolCache& cache) noexcept {
     ring_.drain([&](uint16_t id) { cache.release_buffer(posted_[id]); });

@@ -75,7 +75,7 @@ TEST(Config, LeavesWhatTheFileDoesNotName) {
 
 TEST(Config, ErrorsNameFileLineKeyAndWhatToWrite) {
   EXPECT_EQ(error_of("\nidle = \"sleep\"\n"),
-            "s.toml:2: idle: 'sleep' is not one of poll, yield, nap");
+            "s.toml:2: idle: 'sleep' is not one of poll, yield, adaptive");
   EXPECT_EQ(error_of("[pool]\npackets = 0\n"),
             "s.toml:2: pool.packets: is to be a whole number from 1 to 16777216");
   EXPECT_EQ(error_of("[pool]\npackets = \"many\"\n"),
@@ -85,7 +85,7 @@ TEST(Config, ErrorsNameFileLineKeyAndWhatToWrite) {
 }
 
 TEST(Config, UnknownKeysAreErrorsAndGuessedAt) {
-  EXPECT_EQ(error_of("idel = \"nap\"\n"),
+  EXPECT_EQ(error_of("idel = \"adaptive\"\n"),
             "s.toml:1: idel: there is no such key, did you mean 'idle'?; there are: cpus, idle, "
             "control, control-mode, pool, fdb, ports");
   EXPECT_TRUE(error_of("[fdb]\nwings = 2\n").starts_with("s.toml:2: fdb.wings: there is no such"));
@@ -99,7 +99,7 @@ TEST(Config, WrongPortsNameTheirLine) {
 }
 
 TEST(Config, BrokenTomlNamesItsLine) {
-  EXPECT_TRUE(error_of("idle = \"nap\"\ncpus = \n").starts_with("s.toml:2: "));
+  EXPECT_TRUE(error_of("idle = \"adaptive\"\ncpus = \n").starts_with("s.toml:2: "));
   EXPECT_TRUE(error_of("[ports]\na = \"null:\"\na = \"null:\"\n").starts_with("s.toml:3: "))
       << "a key given twice";
 }
@@ -107,7 +107,7 @@ TEST(Config, BrokenTomlNamesItsLine) {
 TEST(Config, AFailedFileChangesNothing) {
   SwitchConfig config;
   ASSERT_FALSE(parse_config("idle = \"poll\"\n[ports]\na = \"null:\"\nb = 5\n", "s.toml", config));
-  EXPECT_EQ(config.engine.idle, IdlePolicy::kNap);
+  EXPECT_EQ(config.engine.idle, IdlePolicy::kAdaptive);
   EXPECT_TRUE(config.ports.empty());
 }
 

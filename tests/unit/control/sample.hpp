@@ -12,7 +12,7 @@ inline SwitchSnapshot sample_snapshot() {
   s.version = "1.2.3";
   s.pid = 4711;
   s.uptime = Nanos(2'500'000'000);
-  s.idle = "nap";
+  s.idle = "adaptive";
   s.pool = {16384, 16000, 8192, 8000, 2048, "37 MiB on 2 MiB pages", 2 << 20, true};
   s.fdb = {2, 131072, 300, 5, 1, 0, 2};
 
@@ -51,7 +51,7 @@ inline SwitchSnapshot sample_snapshot() {
   worker.packets = 1010;
   worker.busy_cycles = 101000;
   worker.idle_cycles = 303000;
-  worker.naps = 12;
+  worker.sleeps = 12;
   s.workers = {worker, WorkerStats{}};
   return s;
 }

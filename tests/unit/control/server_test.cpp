@@ -18,6 +18,7 @@
 
 #include "pollux/base/fd.hpp"
 #include "pollux/control/client.hpp"
+#include "pollux/control/config.hpp"
 #include "tests/unit/control/sample.hpp"
 
 namespace pollux::control {
@@ -43,6 +44,14 @@ class FakeTarget final : public Target {
     const std::lock_guard lock(mutex);
     if (name == "nobody") return fail(ErrorCode::kNotFound, "there is no port 'nobody'");
     changes.push_back("del " + name);
+    return {};
+  }
+  Status set_queue_mode(const std::string& port, std::optional<unsigned> queue,
+                        QueueMode mode) override {
+    const std::lock_guard lock(mutex);
+    if (port == "nobody") return fail(ErrorCode::kNotFound, "there is no port 'nobody'");
+    changes.push_back("mode " + port + (queue ? "/rx" + std::to_string(*queue) : "") + " " +
+                      std::string(queue_mode_name(mode)));
     return {};
   }
 
@@ -127,6 +136,19 @@ TEST_F(ServerTest, AddsAndRemovesPorts) {
   EXPECT_EQ(status_of(request("DELETE /v1/ports/v9")), 200);
   EXPECT_EQ(target_.changes,
             (std::vector<std::string>{"add v9 vhost-user:/run/v9.sock,queues=2", "del v9"}));
+}
+
+TEST_F(ServerTest, SetsHowQueuesAreWatched) {
+  EXPECT_EQ(status_of(request("PATCH /v1/ports/v0", R"({"mode": "poll"})")), 200);
+  EXPECT_TRUE(Client(path_).set_queue_mode("v0", 3, QueueMode::kAdaptive));
+  EXPECT_EQ(target_.changes, (std::vector<std::string>{"mode v0 poll", "mode v0/rx3 adaptive"}));
+  EXPECT_EQ(status_of(request("PATCH /v1/ports/nobody", R"({"mode": "poll"})")), 404);
+  for (const char* body :
+       {"", "{}", R"({"mode": 1})", R"({"mode": "fast"})", R"({"mode": "poll", "queue": -1})",
+        R"({"mode": "poll", "queue": 70000})", R"({"mode": "poll", "more": 1})"}) {
+    EXPECT_EQ(status_of(request("PATCH /v1/ports/v0", body)), 400) << body;
+  }
+  EXPECT_EQ(target_.changes.size(), 2u);
 }
 
 TEST_F(ServerTest, TellsErrorsByStatusAndSentence) {

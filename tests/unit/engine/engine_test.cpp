@@ -43,7 +43,7 @@ class EngineTest : public testing::Test {
   static PoolConfig pool_config() {
     return {.name = "test", .packets = 8192, .buffers = 64, .pages = HugePages::kNever};
   }
-  std::unique_ptr<Engine> make(size_t workers, IdlePolicy idle = IdlePolicy::kNap) {
+  std::unique_ptr<Engine> make(size_t workers, IdlePolicy idle = IdlePolicy::kAdaptive) {
     EngineConfig config;
     config.cpus = cpus(workers);
     config.idle = idle;
@@ -241,8 +241,8 @@ TEST_P(SynchronizeUnderLoad, NothingUnpublishedIsInUseAfterwards) {
   EXPECT_TRUE(engine->synchronize(0s));  // nobody is left who could use anything
 }
 
-constexpr std::array kLoads{Load{"one_worker_naps", 1, IdlePolicy::kNap},
-                            Load{"two_workers_nap", 2, IdlePolicy::kNap},
+constexpr std::array kLoads{Load{"one_worker_adaptive", 1, IdlePolicy::kAdaptive},
+                            Load{"two_workers_adaptive", 2, IdlePolicy::kAdaptive},
                             Load{"two_workers_yield", 2, IdlePolicy::kYield},
                             Load{"two_workers_poll", 2, IdlePolicy::kPoll}};
 const auto kLoadName = [](const auto& load) { return std::string(load.param.name); };
@@ -284,6 +284,29 @@ TEST_F(EngineTest, StuckWorkerIsNotWaitedForForEver) {
   EXPECT_TRUE(engine->port_stats().empty());
   EXPECT_TRUE(engine->add_port("a", quiet("a")));
   release = true;
+  engine->stop();
+}
+
+TEST_F(EngineTest, AnIdleWorkerSleepsUnlessAQueueIsToBePolled) {
+  auto engine = make(1);
+  ASSERT_TRUE(engine->add_port("a", quiet("a")));
+  ASSERT_TRUE(engine->start());
+  const auto sleeps = [&] { return engine->worker_stats()[0].sleeps; };
+  const auto turns = [&] { return engine->worker_stats()[0].empty_turns; };
+  const auto sleeps_on = [&] {
+    for (const uint64_t before = sleeps(); sleeps() < before + 3;) std::this_thread::yield();
+  };
+  sleeps_on();
+  ASSERT_TRUE(engine->set_queue_mode("a", 0, QueueMode::kPoll));
+  EXPECT_EQ(engine->port_stats()[0].queues[0].mode, QueueMode::kPoll);
+  // The mode is published; what sleep there was has ended with it.
+  const uint64_t before = sleeps();
+  for (const uint64_t polled = turns(); turns() < polled + 10'000;) std::this_thread::yield();
+  EXPECT_LE(sleeps(), before + 1);
+  ASSERT_TRUE(engine->set_queue_mode("a", {}, QueueMode::kAdaptive));
+  sleeps_on();
+  EXPECT_EQ(engine->set_queue_mode("b", {}, QueueMode::kPoll).error().code, ErrorCode::kNotFound);
+  EXPECT_EQ(engine->set_queue_mode("a", 9, QueueMode::kPoll).error().code, ErrorCode::kNotFound);
   engine->stop();
 }
 

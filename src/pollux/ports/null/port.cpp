@@ -46,6 +46,10 @@ struct NullQueue {
     queue.rx.bytes.add(delivered * queue.frame.size());
   }
 
+  static Wake arm(void* self) noexcept {
+    return {static_cast<NullQueue*>(self)->frame.empty() ? Wake::kNever : Wake::kByTime};
+  }
+
   static DropReason send(void* self, Burst& burst) noexcept {
     auto& queue = *static_cast<NullQueue*>(self);
     uint64_t bytes = 0;
@@ -86,7 +90,8 @@ class NullPort final : public Port {
 
   [[nodiscard]] std::vector<RxQueue> rx_queues() override {
     std::vector<RxQueue> out;
-    for (auto& queue : queues_) out.push_back({queue.get(), NullQueue::poll, nullptr, &queue->rx});
+    for (auto& queue : queues_)
+      out.push_back({queue.get(), NullQueue::poll, nullptr, &queue->rx, NullQueue::arm});
     return out;
   }
   [[nodiscard]] std::vector<TxQueue> tx_queues() override {

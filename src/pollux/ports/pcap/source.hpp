@@ -32,7 +32,7 @@ class PcapSource {
   /// Ends reading; what was read ahead returns to the pool. The queue is not polled any more.
   void stop() noexcept;
 
-  [[nodiscard]] RxQueue queue() { return {this, poll, nullptr, &counters_}; }
+  [[nodiscard]] RxQueue queue() { return {this, poll, nullptr, &counters_, arm}; }
 
   /// True when the file has ended, or could not be read on, and everything before was polled.
   [[nodiscard]] bool finished() const noexcept {
@@ -47,6 +47,9 @@ class PcapSource {
   static constexpr size_t kReadAhead = 1024;
 
   static void poll(void* self, Burst& burst) noexcept;
+  static Wake arm(void* self) noexcept {
+    return {static_cast<PcapSource*>(self)->finished() ? Wake::kNever : Wake::kByTime};
+  }
   void read_ahead(CaptureReader reader);
   Status read_once(CaptureReader& reader, PoolCache& cache);
   bool take(const CapturedFrame& frame, PoolCache& cache);

@@ -48,6 +48,12 @@ void TapQueue::poll(void* self, Burst& burst) noexcept {
   }
 }
 
+Wake TapQueue::arm(void* self) noexcept {
+  const auto& queue = *static_cast<TapQueue*>(self);
+  if (queue.gone_.load(std::memory_order_relaxed)) return {Wake::kNever};
+  return {Wake::kSignal, queue.fd_.get()};
+}
+
 /// False when the pool is empty: then nothing is read, and the kernel keeps or drops its packets.
 bool TapQueue::lay_ready(PoolCache& cache) noexcept {
   while (missing_ != 0) {

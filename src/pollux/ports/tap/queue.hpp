@@ -29,7 +29,7 @@ class TapQueue {
   /// sent to meanwhile.
   void detach() noexcept;
 
-  [[nodiscard]] RxQueue rx() { return {this, poll, nullptr, &rx_counters_}; }
+  [[nodiscard]] RxQueue rx() { return {this, poll, nullptr, &rx_counters_, arm}; }
   [[nodiscard]] TxQueue tx() { return {this, send, nullptr, &offloads_, &tx_counters_}; }
 
  private:
@@ -39,6 +39,7 @@ class TapQueue {
   static constexpr size_t kMaxPieces = 2 + Packet::kMaxSegments;
 
   static void poll(void* self, Burst& burst) noexcept;
+  static Wake arm(void* self) noexcept;
   static DropReason send(void* self, Burst& burst) noexcept;
 
   bool lay_ready(PoolCache& cache) noexcept;

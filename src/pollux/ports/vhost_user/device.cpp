@@ -95,10 +95,9 @@ Status NetDevice::start_ring(const vhost::RingStart& start) {
     set_up(tx_rings_[pair]);
   }
   publish(start.index);
-  // Handles may have moved to the new ring from another one.
-  if (!is_rx(start.index) && quiescence_.synchronize(kQuiescenceDeadline)) {
-    show_leftovers(start.index);
-  }
+  // A worker that sleeps is to look at the new ring; and handles may have moved to it from another.
+  const bool quiet = quiescence_.synchronize(kQuiescenceDeadline);
+  if (!is_rx(start.index) && quiet) show_leftovers(start.index);
   return {};
 }
 
@@ -202,6 +201,7 @@ void NetDevice::send_rarp(const std::array<uint8_t, 6>& mac) {
   uint64_t number = uint64_t{1} << 63;
   for (size_t i = 0; i < mac.size(); ++i) number |= uint64_t{mac[i]} << (8 * i);
   rx_[0].announce.store(number);
+  (void)quiescence_.synchronize(kQuiescenceDeadline);  // wakes the worker, should it sleep
 }
 
 Status NetDevice::set_mtu(uint64_t mtu) {

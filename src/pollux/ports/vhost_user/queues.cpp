@@ -5,6 +5,8 @@
 #include <cstring>
 #include <mutex>
 
+#include "pollux/base/event_fd.hpp"
+
 namespace pollux::vhost_user {
 namespace {
 
@@ -58,6 +60,25 @@ void complete(void* self) noexcept {
   if (live != nullptr && live->queue.complete()) live->notify();
 }
 
+Wake arm(void* self) noexcept {
+  auto& slot = *static_cast<RxSlot*>(self);
+  if (slot.announce.load(std::memory_order_relaxed) != 0) return {Wake::kNow};
+  LiveRx* live = slot.live.load();
+  if (live == nullptr) return {Wake::kNever};
+  const vhost::SharedFd& kick = live->controls.load()->kick;
+  if (!kick || live->kick_useless) return {Wake::kByTime};
+  if (live->queue.arm()) return {Wake::kNow};
+  return {Wake::kSignal, kick->get()};
+}
+
+void disarm(void* self) noexcept {
+  LiveRx* live = static_cast<RxSlot*>(self)->live.load();
+  if (live == nullptr) return;
+  live->queue.disarm();
+  const vhost::SharedFd& kick = live->controls.load()->kick;
+  if (kick) live->kick_useless = !drain_event_fd(kick->get());
+}
+
 DropReason send(void* self, Burst& burst) noexcept {
   auto& slot = *static_cast<TxSlot*>(self);
   LiveTx* live = slot.live.load();
@@ -84,7 +105,7 @@ void flush(void* self) noexcept {
 
 }  // namespace
 
-RxQueue RxSlot::handle() noexcept { return {this, poll, complete, &counters}; }
+RxQueue RxSlot::handle() noexcept { return {this, poll, complete, &counters, arm, disarm}; }
 
 TxQueue TxSlot::handle() noexcept { return {this, send, flush, offloads, &counters}; }
 

@@ -49,6 +49,8 @@ struct LiveRx : LiveRing {
   explicit LiveRx(DeviceRing ring, uint64_t features) : queue(std::move(ring), features) {}
 
   virtio::NetDeviceRx<DeviceRing> queue;
+  /// The kick descriptor is of a kind that can not wake us. The polling worker's.
+  bool kick_useless = false;
 };
 
 /// A running receiveq: the switch sends, the driver receives. Several workers may share it.

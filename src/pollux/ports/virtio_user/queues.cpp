@@ -3,6 +3,8 @@
 
 #include <mutex>
 
+#include "pollux/base/event_fd.hpp"
+
 namespace pollux::virtio_user {
 namespace {
 
@@ -13,6 +15,20 @@ void poll(void* self, Burst& burst) noexcept {
   const bool wanted = live->queue.poll(burst, slot.counters);
   live->note(live->queue.ring().error());
   if (wanted) live->notify();
+}
+
+Wake arm(void* self) noexcept {
+  LiveRx* live = static_cast<RxSlot*>(self)->live.load(std::memory_order_acquire);
+  if (live == nullptr) return {Wake::kByTime};  // the port's thread may publish one any time
+  if (live->queue.arm()) return {Wake::kNow};
+  return {Wake::kSignal, live->call.get()};
+}
+
+void disarm(void* self) noexcept {
+  LiveRx* live = static_cast<RxSlot*>(self)->live.load(std::memory_order_acquire);
+  if (live == nullptr) return;
+  live->queue.disarm();
+  (void)drain_event_fd(live->call.get());
 }
 
 DropReason send(void* self, Burst& burst) noexcept {
@@ -39,7 +55,7 @@ void flush(void* self) noexcept {
 
 }  // namespace
 
-RxQueue RxSlot::handle() noexcept { return {this, poll, nullptr, &counters}; }
+RxQueue RxSlot::handle() noexcept { return {this, poll, nullptr, &counters, arm, disarm}; }
 
 TxQueue TxSlot::handle() noexcept { return {this, send, flush, offloads, &counters}; }
 
