@@ -29,7 +29,7 @@ class SplitDriverBytes : public testing::Test {
 
   SplitDriverBytes() { memory_.fill(0xee); }
 
-  SplitDriverRing<> make(SplitDriverOptions options = {}) {
+  SplitDriverRing<> make(DriverRingOptions options = {}) {
     return SplitDriverRing<>(layout(), options);
   }
   SplitLayout layout() {
@@ -37,7 +37,7 @@ class SplitDriverBytes : public testing::Test {
             reinterpret_cast<spec::virtq_avail*>(memory_.data() + kAvail),
             reinterpret_cast<spec::virtq_used*>(memory_.data() + kUsed)};
   }
-  SplitDriverOptions with_tables() {
+  DriverRingOptions with_tables() {
     return {.indirect = {.memory = reinterpret_cast<spec::virtq_desc*>(memory_.data() + kTable),
                          .addr = 0x5000,
                          .count = 2,
@@ -151,6 +151,54 @@ TEST_F(SplitDriverBytes, UsedEntriesAreReadInTheDevicesOrder) {
   ring.add_writable(4, [](size_t, uint16_t) { return DriverBuffer{0x1000, 0x1000}; });
   (void)ring.publish();
   EXPECT_EQ(at(kAvail + 2, 10), (Bytes{6, 0, 2, 0, 0, 0, 2, 0, 3, 0}));
+}
+
+// 2.7.9: one used entry with the head of the last chain of a batch, at the place of the first; idx
+// moves by the whole batch. What it leaves out was used completely.
+TEST_F(SplitDriverBytes, InOrderBatch) {
+  auto ring = make({.in_order = true});
+  const std::array two{DriverBuffer{0x1000, 50}, DriverBuffer{0x2000, 60}};
+  EXPECT_EQ(ring.add({}, two), 0);
+  ring.add_writable(2, [](size_t i, uint16_t) { return DriverBuffer{0x3000, 70 + uint32_t(i)}; });
+  (void)ring.publish();
+  EXPECT_EQ(at(kAvail + 2, 8), (Bytes{3, 0, 0, 0, 2, 0, 3, 0}));
+  put(kUsed + 4, {3, 0, 0, 0, 33, 0, 0, 0});
+  put(kUsed + 2, {3, 0});
+  std::array<UsedChain, 4> used;
+  ASSERT_EQ(ring.poll_used(used.data(), 2), 2u) << "room for two of three";
+  EXPECT_EQ(used[0].id, 0);
+  EXPECT_EQ(used[0].len, 110u);
+  EXPECT_EQ(used[1].id, 2);
+  EXPECT_EQ(used[1].len, 70u);
+  ASSERT_EQ(ring.poll_used(used.data(), 4), 1u);
+  EXPECT_EQ(used[0].id, 3);
+  EXPECT_EQ(used[0].len, 33u);
+  EXPECT_EQ(ring.poll_used(used.data(), 4), 0u);
+  // The next entry is number 3; it does not have to be a batch.
+  EXPECT_EQ(ring.add({}, two), 0);
+  (void)ring.publish();
+  put(kUsed + 4 + 8 * 3, {0, 0, 0, 0, 5, 0, 0, 0});
+  put(kUsed + 2, {4, 0});
+  ASSERT_EQ(ring.poll_used(used.data(), 4), 1u);
+  EXPECT_EQ(used[0].len, 5u);
+}
+
+// 2.7.5.2: with IN_ORDER descriptors are used in the order of the table, around its end.
+TEST_F(SplitDriverBytes, InOrderChainsFollowTheTable) {
+  auto ring = make({.in_order = true});
+  const std::array three{DriverBuffer{0x1000, 1}, DriverBuffer{0x2000, 2}, DriverBuffer{0x3000, 3}};
+  std::array<UsedChain, 4> used;
+  for (uint8_t i = 0; i < 8; ++i) {
+    const auto head = static_cast<uint8_t>(3 * i % 4);
+    ASSERT_EQ(ring.add(three, {}), head);
+    (void)ring.publish();
+    EXPECT_EQ(at(16 * head + 12, 4), (Bytes{1, 0, static_cast<uint8_t>((head + 1) % 4), 0}));
+    EXPECT_EQ(at(16 * ((head + 1) % 4) + 12, 4),
+              (Bytes{1, 0, static_cast<uint8_t>((head + 2) % 4), 0}));
+    put(kUsed + 4 + 8 * (i % 4), {head, 0, 0, 0, 0, 0, 0, 0});
+    put(kUsed + 2, {static_cast<uint8_t>(i + 1), 0});
+    ASSERT_EQ(ring.poll_used(used.data(), 4), 1u);
+  }
 }
 
 TEST_F(SplitDriverBytes, IndexWrapsAt65536) {

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
-// The driver side of a network device against a device that may write to everything it can write
-// to, between any two accesses of ours: ring memory, indirect tables and buffers. Nothing may
-// crash, nothing may be read or written outside, and in the end every buffer and packet is the
-// pool's again.
+// The driver side of a network device, on rings of either format, against a device that may write
+// to everything it can write to, between any two accesses of ours: ring memory, indirect tables and
+// buffers. Nothing may crash, nothing may be read or written outside, and in the end every buffer
+// and packet is the pool's again.
 #include <algorithm>
 #include <cstdint>
 #include <cstdlib>
@@ -12,6 +12,7 @@
 #include <vector>
 
 #include "pollux/packet/burst.hpp"
+#include "pollux/ring/packed_driver_ring.hpp"
 #include "pollux/ring/split_driver_ring.hpp"
 #include "pollux/virtio/net_driver_rx.hpp"
 #include "pollux/virtio/net_driver_tx.hpp"
@@ -39,16 +40,47 @@ class Choices {
 
 /// The hostile device: what it may write to and what it decides to.
 struct Device {
-  Choices* choices = nullptr;
-  ring::SplitLayout layout{};
-  std::span<std::byte> tables;
-  std::span<std::byte> buffers;
-  uint16_t used = 0;  // an index that is plausible most of the time
+  virtual ~Device() = default;
 
   void act() {
     if (choices == nullptr || !choices->more()) return;
-    const uint8_t what = choices->byte();
-    switch (what % 16) {
+    const uint8_t what = choices->byte() % 16;
+    if (what == 6) return scribble(tables);
+    if (what == 7) return scribble(buffers);
+    if (what == 8 || what == 9) return use_as_it_should(choices->word() % 2100);
+    scribble_ring(what);
+  }
+
+  /// One of the ways to change the ring itself; nothing for numbers that mean none.
+  virtual void scribble_ring(uint8_t what) = 0;
+  /// Returns what is available next, with a plausible header.
+  virtual void use_as_it_should(uint32_t len) = 0;
+
+  void scribble(std::span<std::byte> memory) {
+    if (memory.empty()) return;
+    const size_t at = choices->word() * 5 % memory.size();
+    const size_t n = std::min<size_t>(choices->byte() % 32, memory.size() - at);
+    for (size_t i = 0; i < n; ++i) memory[at + i] = static_cast<std::byte>(choices->byte());
+  }
+  void write_header(uint64_t at) {
+    if (at >= buffers.size() || buffers.size() - at <= 12) return;
+    std::memset(buffers.data() + at, 0, 12);
+    buffers[at] = static_cast<std::byte>(choices->byte() & 3);
+    buffers[at + 1] = static_cast<std::byte>(choices->byte() & 5);
+    buffers[at + 10] = static_cast<std::byte>(choices->byte() % 40);
+  }
+
+  Choices* choices = nullptr;
+  std::span<std::byte> tables;
+  std::span<std::byte> buffers;
+};
+
+struct SplitDevice final : Device {
+  ring::SplitLayout layout{};
+  uint16_t used = 0;  // an index that is plausible most of the time
+
+  void scribble_ring(uint8_t what) override {
+    switch (what) {
       case 0:
         layout.used->idx = choices->word();
         break;
@@ -62,48 +94,82 @@ struct Device {
         *layout.avail_event() = choices->word();
         break;
       case 4:
-        scribble(
-            std::span(reinterpret_cast<std::byte*>(layout.desc), spec::desc_bytes(layout.size)));
+        scribble({reinterpret_cast<std::byte*>(layout.desc), spec::desc_bytes(layout.size)});
         break;
       case 5:
-        scribble(
-            std::span(reinterpret_cast<std::byte*>(layout.avail), spec::avail_bytes(layout.size)));
-        break;
-      case 6:
-        scribble(tables);
-        break;
-      case 7:
-        scribble(buffers);
-        break;
-      case 8:
-      case 9:
-        use_as_it_should(choices->word() % 2100);
+        scribble({reinterpret_cast<std::byte*>(layout.avail), spec::avail_bytes(layout.size)});
         break;
       default:
         break;
     }
   }
 
-  /// Returns what is next in the available ring, with a plausible header.
-  void use_as_it_should(uint32_t len) {
+  void use_as_it_should(uint32_t len) override {
     if (used == layout.avail->idx) return;
     const uint16_t head = layout.avail->ring[used % layout.size];
     layout.used->ring[used % layout.size] = {head, len};
     layout.used->idx = ++used;
-    const uint64_t at = layout.desc[head % layout.size].addr;
-    if (at < buffers.size() && buffers.size() - at > 12) {
-      std::memset(buffers.data() + at, 0, 12);
-      buffers[at] = static_cast<std::byte>(choices->byte() & 3);
-      buffers[at + 1] = static_cast<std::byte>(choices->byte() & 5);
-      buffers[at + 10] = static_cast<std::byte>(choices->byte() % 40);
+    write_header(layout.desc[head % layout.size].addr);
+  }
+};
+
+struct PackedDevice final : Device {
+  ring::PackedLayout layout{};
+  ring::PackedCursor avail;  // plausible most of the time, and equal unless it returns a batch
+  ring::PackedCursor used;
+
+  void scribble_ring(uint8_t what) override {
+    spec::pvirtq_desc& desc = layout.desc[used.index];
+    switch (what) {
+      case 0:
+        desc.flags = choices->word();
+        break;
+      case 1:
+        desc.id = choices->word();
+        desc.len = choices->word();
+        desc.flags = ring::packed_used_flags(used.wrap);
+        break;
+      case 2:
+        layout.device->flags = choices->word();
+        break;
+      case 3:
+        layout.device->desc = choices->word();
+        break;
+      case 4:
+        scribble({reinterpret_cast<std::byte*>(layout.desc), spec::packed_desc_bytes(layout.size)});
+        break;
+      case 5:
+        avail = used = ring::PackedCursor::from_wire(
+            static_cast<uint16_t>(choices->word() % layout.size | (choices->byte() & 1) << 15));
+        break;
+      case 10:  // in order, a batch: its last chain stands for all
+        (void)take();
+        break;
+      default:
+        break;
     }
   }
 
-  void scribble(std::span<std::byte> memory) {
-    if (memory.empty()) return;
-    const size_t at = choices->word() * 5 % memory.size();
-    const size_t n = std::min<size_t>(choices->byte() % 32, memory.size() - at);
-    for (size_t i = 0; i < n; ++i) memory[at + i] = static_cast<std::byte>(choices->byte());
+  /// The next chain's last descriptor.
+  spec::pvirtq_desc take() {
+    spec::pvirtq_desc desc{};
+    for (uint32_t i = 0; i < layout.size; ++i) {
+      desc = layout.desc[avail.index];
+      if ((desc.flags & ring::kPackedOwnerFlags) != ring::packed_avail_flags(avail.wrap)) break;
+      avail = avail.advanced(1, layout.size);
+      if ((desc.flags & spec::VIRTQ_DESC_F_NEXT) == 0) break;
+    }
+    return desc;
+  }
+
+  void use_as_it_should(uint32_t len) override {
+    const ring::PackedCursor from = avail;
+    const spec::pvirtq_desc last = take();
+    if (avail == from) return;
+    const uint64_t addr = layout.desc[from.index].addr;
+    layout.desc[used.index] = {addr, len, last.id, ring::packed_used_flags(used.wrap)};
+    used = avail;
+    write_header(addr);
   }
 };
 
@@ -146,39 +212,58 @@ struct HostileAccess : SharedAccess {
   }
 };
 
-using Ring = ring::SplitDriverRing<HostileAccess>;
-
 constexpr uint32_t kEntries = 38;
 
 void require(bool condition) {
   if (!condition) std::abort();
 }
 
+/// What the formats differ in.
+struct SplitFormat {
+  using Device = SplitDevice;
+  using Ring = ring::SplitDriverRing<HostileAccess>;
+  static size_t bytes(uint32_t size) { return ring::split_bytes(size); }
+  static ring::SplitLayout place(std::byte* at, uint32_t size) {
+    return ring::place_split(at, size);
+  }
+  static uint32_t size(uint8_t choice) { return uint32_t{1} << choice % 9; }
+};
+struct PackedFormat {
+  using Device = PackedDevice;
+  using Ring = ring::PackedDriverRing<HostileAccess>;
+  static size_t bytes(uint32_t size) { return ring::packed_bytes(size); }
+  static ring::PackedLayout place(std::byte* at, uint32_t size) {
+    return ring::place_packed(at, size);
+  }
+  static uint32_t size(uint8_t choice) { return 1U + choice; }
+};
+
 /// Ring and tables in memory of their own, so that a step outside is seen.
+template <typename Format>
 struct Queue {
   Queue(uint32_t size, Choices& choices, Pool& pool)
-      : ring_memory(static_cast<std::byte*>(std::aligned_alloc(64, ring::split_bytes(size)))),
+      : ring_memory(static_cast<std::byte*>(std::aligned_alloc(64, Format::bytes(size)))),
         tables(4 * kEntries) {
-    std::memset(ring_memory.get(), 0, ring::split_bytes(size));
-    device.layout = ring::place_split(ring_memory.get(), size);
+    std::memset(ring_memory.get(), 0, Format::bytes(size));
+    device.layout = Format::place(ring_memory.get(), size);
     device.tables = std::as_writable_bytes(std::span(tables));
     device.buffers = pool.region().bytes();
     device.choices = &choices;
   }
-  Ring ring(bool event_idx, bool indirect) {
+  typename Format::Ring ring(bool event_idx, bool in_order, bool indirect) {
     HostileAccess access;
     access.device = &device;
-    ring::SplitDriverOptions options{.event_idx = event_idx};
+    ring::DriverRingOptions options{.event_idx = event_idx, .in_order = in_order};
     if (indirect) options.indirect = {tables.data(), uint64_t{1} << 40, 4, kEntries};
-    return Ring(device.layout, options, access);
+    return typename Format::Ring(device.layout, options, access);
   }
 
   struct Free {
     void operator()(std::byte* at) const { std::free(at); }
   };
   std::unique_ptr<std::byte, Free> ring_memory;
-  std::vector<spec::virtq_desc> tables;
-  Device device;
+  std::vector<spec::virtq_desc> tables;  // 16 bytes each in either format
+  typename Format::Device device;
 };
 
 virtio::NetDriverConfig config(Pool& pool, uint8_t bits) {
@@ -206,8 +291,8 @@ void check(const Burst& burst) {
   }
 }
 
-void send_some(virtio::NetDriverTx<Ring>& tx, Burst& burst, Choices& choices,
-               QueueCounters& counters) {
+template <typename Tx>
+void send_some(Tx& tx, Burst& burst, Choices& choices, QueueCounters& counters) {
   const size_t count = choices.byte() % 40;
   const uint32_t size = choices.word() % 6000;
   for (size_t i = 0; i < count && burst.room() != 0; ++i) {
@@ -227,43 +312,52 @@ void send_some(virtio::NetDriverTx<Ring>& tx, Burst& burst, Choices& choices,
   if ((choices.byte() & 1) != 0) burst.clear();
 }
 
+template <typename Format>
+void run(Pool& pool, uint8_t bits, Choices& choices) {
+  using Ring = typename Format::Ring;
+  const uint32_t size = Format::size(choices.byte());
+  Queue<Format> rx_queue(size, choices, pool);
+  Queue<Format> tx_queue(size, choices, pool);
+  PoolCache cache(pool);
+  QueueCounters counters;
+  const bool event_idx = (bits & 8) != 0;
+  const bool in_order = (bits & 64) != 0;
+  const auto net = config(pool, bits);
+  virtio::NetDriverRx<Ring> rx(rx_queue.ring(event_idx, in_order, false), pool, net);
+  virtio::NetDriverTx<Ring> tx(tx_queue.ring(event_idx, in_order, (bits & 16) != 0), pool, net);
+  (void)rx.fill(cache);
+  Burst received(cache);
+  Burst sent(cache);
+  for (int turn = 0; turn < 200 && choices.more(); ++turn) {
+    (void)rx.poll(received, counters);
+    check(received);
+    switch (choices.byte() % 4) {
+      case 0:
+        send_some(tx, sent, choices, counters);
+        break;
+      case 1:  // what came in goes out
+        (void)tx.send(received, counters);
+        (void)tx.publish();
+        break;
+      default:
+        break;
+    }
+    received.clear();
+  }
+  sent.clear();
+  received.clear();
+  rx.stop(cache);
+  tx.stop(cache);
+}
+
 void run(Choices choices) {
   static const std::unique_ptr<Pool> pool =
       std::move(Pool::create({.packets = 128, .buffers = 256, .pages = HugePages::kNever}).value());
-  {
-    const uint8_t bits = choices.byte();
-    const uint32_t size = uint32_t{1} << (choices.byte() % 9);
-    Queue rx_queue(size, choices, *pool);
-    Queue tx_queue(size, choices, *pool);
-    PoolCache cache(*pool);
-    QueueCounters counters;
-    const bool event_idx = (bits & 8) != 0;
-    const auto net = config(*pool, bits);
-    virtio::NetDriverRx<Ring> rx(rx_queue.ring(event_idx, false), *pool, net);
-    virtio::NetDriverTx<Ring> tx(tx_queue.ring(event_idx, (bits & 16) != 0), *pool, net);
-    (void)rx.fill(cache);
-    Burst received(cache);
-    Burst sent(cache);
-    for (int turn = 0; turn < 200 && choices.more(); ++turn) {
-      (void)rx.poll(received, counters);
-      check(received);
-      switch (choices.byte() % 4) {
-        case 0:
-          send_some(tx, sent, choices, counters);
-          break;
-        case 1:  // what came in goes out
-          (void)tx.send(received, counters);
-          (void)tx.publish();
-          break;
-        default:
-          break;
-      }
-      received.clear();
-    }
-    sent.clear();
-    received.clear();
-    rx.stop(cache);
-    tx.stop(cache);
+  const uint8_t bits = choices.byte();
+  if ((bits & 32) != 0) {
+    run<PackedFormat>(*pool, bits, choices);
+  } else {
+    run<SplitFormat>(*pool, bits, choices);
   }
   require(pool->free_buffers() == pool->buffer_count());
   require(pool->free_packets() == pool->packet_count());

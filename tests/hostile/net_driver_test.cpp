@@ -3,6 +3,7 @@
 // with what must come of it; afterwards every buffer is the pool's again (PoolTest counts).
 #include <functional>
 #include <string>
+#include <tuple>
 #include <vector>
 
 #include "tests/support/net_driver_fixture.hpp"
@@ -88,34 +89,39 @@ const std::vector<Case>& cases() {
   return table;
 }
 
-class LyingNetDevice : public test::PoolTest, public testing::WithParamInterface<Case> {};
+class LyingNetDevice : public test::PoolTest,
+                       public testing::WithParamInterface<std::tuple<Case, test::RingKind>> {};
 
 TEST_P(LyingNetDevice, CostsItselfAndNobodyElse) {
-  NetQueue queue(*pool, kSize);
-  NetDriverRx<ring::SplitDriverRing<>> rx(
-      ring::SplitDriverRing<>(queue.layout), *pool,
-      {.window = queue.window, .features = kMergeable | kOffloads});
+  const auto& [told, kind] = GetParam();
+  NetQueue queue(*pool, kSize, kind);
+  const auto rx = test::AnyDriverRx::make(
+      queue, *pool, {.window = queue.window, .features = kMergeable | kOffloads});
   Burst burst(*cache);
-  (void)rx.fill(*cache);
-  GetParam().tell(queue);
-  for (int i = 0; i < 5; ++i) (void)rx.poll(burst, counters);
-  EXPECT_EQ(rx.ring().error(), GetParam().error);
+  (void)rx->fill(*cache);
+  told.tell(queue);
+  for (int i = 0; i < 5; ++i) (void)rx->poll(burst, counters);
+  EXPECT_EQ(rx->error(), told.error);
   EXPECT_TRUE(burst.empty());
   EXPECT_EQ(counters.packets.value(), 0u);
-  if (GetParam().reason != DropReason::shutdown) {
-    EXPECT_EQ(counters.drops.value(GetParam().reason), GetParam().drops);
+  if (told.reason != DropReason::shutdown) {
+    EXPECT_EQ(counters.drops.value(told.reason), told.drops);
     // A queue that was not broken goes on.
     queue.deliver(net_header(1) + pattern(100));
-    (void)rx.poll(burst, counters);
+    (void)rx->poll(burst, counters);
     ASSERT_EQ(burst.size(), 1u);
     EXPECT_EQ(test::bytes_of(burst[0]), pattern(100));
   }
   burst.clear();
-  rx.stop(*cache);
+  rx->stop(*cache);
 }
 
-INSTANTIATE_TEST_SUITE_P(Hostile, LyingNetDevice, testing::ValuesIn(cases()),
-                         [](const auto& c) { return c.param.name; });
+INSTANTIATE_TEST_SUITE_P(Hostile, LyingNetDevice,
+                         testing::Combine(testing::ValuesIn(cases()),
+                                          testing::ValuesIn(test::kRingKinds)),
+                         [](const auto& c) {
+                           return std::get<0>(c.param).name + "_" + to_string(std::get<1>(c.param));
+                         });
 
 }  // namespace
 }  // namespace pollux::virtio

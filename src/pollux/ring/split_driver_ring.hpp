@@ -6,44 +6,16 @@
 #include <cstddef>
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <span>
 
 #include "pollux/mem/shared_access.hpp"
+#include "pollux/ring/driver_ring.hpp"
 #include "pollux/ring/ring_error.hpp"
 #include "pollux/ring/split_layout.hpp"
 #include "pollux/spec/virtio_ring.hpp"
 
 namespace pollux::ring {
-
-/// One element of a chain as the device is told: an address of the device's view, and bytes.
-struct DriverBuffer {
-  uint64_t addr = 0;
-  uint32_t len = 0;
-};
-
-/// A chain that the device has finished with: what `add` returned, and how many bytes the device
-/// says it wrote (never more than the chain's device-writable part).
-struct UsedChain {
-  uint16_t id = 0;
-  uint32_t len = 0;
-};
-
-/// "No chain": not a legal id, as a split queue has at most 32768 entries.
-inline constexpr uint16_t kNoChain = 0xffff;
-
-/// Shared memory for indirect descriptor tables (VIRTIO 1.3, 2.7.5.3), lent by the ring's owner
-/// for the ring's life.
-struct IndirectTables {
-  spec::virtq_desc* memory = nullptr;  ///< count * entries descriptors
-  uint64_t addr = 0;                   ///< the same place as the device sees it
-  uint32_t count = 0;                  ///< tables; 0: none
-  uint32_t entries = 0;                ///< descriptors in each table
-};
-
-struct SplitDriverOptions {
-  bool event_idx = false;        ///< VIRTIO_F_EVENT_IDX was negotiated
-  IndirectTables indirect = {};  ///< only when VIRTIO_F_INDIRECT_DESC was negotiated
-};
 
 /// The driver side of a split virtqueue; VIRTIO 1.3, section 2.7. Knows buffers, not packets.
 ///
@@ -56,7 +28,8 @@ struct SplitDriverOptions {
 ///
 /// Free descriptors are handed out first in, first out. A device that returns chains in order then
 /// meets each descriptor at its own place in the available ring, whose entries need not be
-/// written again: those cache lines stay shared between both CPUs.
+/// written again: those cache lines stay shared between both CPUs. With VIRTIO_F_IN_ORDER it makes
+/// descriptors follow each other in the order of the table, as 2.7.5.2 demands.
 ///
 /// Not thread-safe; one thread at a time. No allocation after construction.
 template <typename Access = SharedAccess>
@@ -64,7 +37,7 @@ class SplitDriverRing {
  public:
   /// Takes a laid-out queue of a valid size that no device uses yet, and writes its initial state
   /// (indices 0, notifications wanted, interrupts suppressed).
-  explicit SplitDriverRing(const SplitLayout& layout, const SplitDriverOptions& options = {},
+  explicit SplitDriverRing(const SplitLayout& layout, const DriverRingOptions& options = {},
                            Access access = {});
 
   [[nodiscard]] uint32_t size() const noexcept { return mask_ + 1; }
@@ -78,7 +51,7 @@ class SplitDriverRing {
   /// True when `add` takes a chain of `buffers` elements now.
   [[nodiscard]] bool has_room(uint32_t buffers) const noexcept {
     return !broken() &&
-           (buffers <= free_descriptors() || (fits_table(buffers) && free_descriptors() != 0));
+           (buffers <= free_descriptors() || (tables_.fits(buffers) && free_descriptors() != 0));
   }
   /// Longest chain that this ring can ever carry (2.7.5.3.1: never above the queue size).
   [[nodiscard]] uint32_t max_chain() const noexcept { return size(); }
@@ -135,13 +108,9 @@ class SplitDriverRing {
   struct Slot {
     uint32_t capacity = 0;  // device-writable bytes of the chain that starts here
     uint16_t length = 0;    // descriptors of that chain; 0: none starts here
-    uint16_t next = 0;  // next descriptor of the chain; if it has but one: its table, or kNoTable
+    uint16_t next = 0;      // next descriptor of the chain; if it has but one: its table, or kNone
   };
-  static constexpr uint16_t kNoTable = 0xffff;
 
-  [[nodiscard]] bool fits_table(uint32_t buffers) const noexcept {
-    return buffers > 1 && buffers <= indirect_.entries && free_tables_ != 0;
-  }
   template <uint16_t kFlags, typename Fill>
   size_t add_singles(size_t count, Fill& fill) noexcept;
   void write_desc(spec::virtq_desc* to, const DriverBuffer& buffer, uint16_t flags,
@@ -152,6 +121,11 @@ class SplitDriverRing {
   uint16_t add_indirect(std::span<const DriverBuffer> out, std::span<const DriverBuffer> in,
                         uint32_t capacity) noexcept;
   [[nodiscard]] bool device_wants_kick(uint16_t old_idx) noexcept;
+  size_t poll_any_order(UsedChain* out, size_t max) noexcept;
+  size_t poll_in_order(UsedChain* out, size_t max) noexcept;
+  [[nodiscard]] uint16_t pending_used() noexcept;
+  [[nodiscard]] uint64_t read_used(uint16_t index) noexcept;
+  [[nodiscard]] bool start_batch(uint16_t pending) noexcept;
   [[nodiscard]] RingError check_used(uint32_t id, uint32_t len) const noexcept;
   void free_chain(uint16_t id) noexcept;
   void free_rest(const Slot& first) noexcept;
@@ -167,6 +141,9 @@ class SplitDriverRing {
   uint16_t published_ = 0;   // ... and what of it the device was shown
   uint16_t last_used_ = 0;
   bool event_idx_;
+  bool in_order_;
+  uint16_t batch_left_ = 0;  // in order: chains of the current batch that were not taken yet
+  uint32_t batch_len_ = 0;   // ... and what was written to its last
   RingError error_ = RingError::none;
   std::unique_ptr<Slot[]> slots_;
   std::unique_ptr<uint16_t[]> free_;        // ring of free descriptors
@@ -175,37 +152,29 @@ class SplitDriverRing {
   uint16_t* avail_event_;
   [[no_unique_address]] Access access_;
 
-  IndirectTables indirect_;
-  uint32_t free_tables_ = 0;
-  std::unique_ptr<uint16_t[]> table_stack_;  // free indirect tables
+  TableStack tables_;
 };
 
 template <typename Access>
 SplitDriverRing<Access>::SplitDriverRing(const SplitLayout& layout,
-                                         const SplitDriverOptions& options, Access access)
+                                         const DriverRingOptions& options, Access access)
     : desc_(layout.desc),
       avail_(layout.avail),
       used_(layout.used),
       mask_(layout.size - 1),
       free_tail_(layout.size),
       event_idx_(options.event_idx),
+      in_order_(options.in_order),
       slots_(std::make_unique<Slot[]>(layout.size)),
       free_(std::make_unique<uint16_t[]>(layout.size)),
       avail_copy_(std::make_unique<uint16_t[]>(layout.size)),
       used_event_(layout.used_event()),
       avail_event_(layout.avail_event()),
       access_(access),
-      indirect_(options.indirect),
-      free_tables_(std::min<uint32_t>(options.indirect.count, kNoTable)) {
+      tables_(options.indirect) {
   for (uint32_t i = 0; i < layout.size; ++i) {
     free_[i] = static_cast<uint16_t>(i);
     avail_copy_[i] = kNoChain;
-  }
-  if (free_tables_ != 0) {
-    table_stack_ = std::make_unique<uint16_t[]>(free_tables_);
-    for (uint32_t i = 0; i < free_tables_; ++i) {
-      table_stack_[i] = static_cast<uint16_t>(free_tables_ - 1 - i);
-    }
   }
   access_.store(&avail_->idx, uint16_t{0});
   access_.store(&used_->idx, uint16_t{0});
@@ -249,7 +218,7 @@ size_t SplitDriverRing<Access>::add_singles(size_t count, Fill& fill) noexcept {
     const uint16_t id = free[(head + i) & mask];
     const DriverBuffer buffer = fill(size_t{i}, id);
     write_desc(&desc[id], buffer, kFlags, 0);
-    slots[id] = {kFlags == spec::VIRTQ_DESC_F_WRITE ? buffer.len : 0, 1, kNoTable};
+    slots[id] = {kFlags == spec::VIRTQ_DESC_F_WRITE ? buffer.len : 0, 1, TableStack::kNone};
     put_avail(static_cast<uint16_t>(first + i), id);
   }
   free_head_ = head + n;
@@ -262,14 +231,10 @@ uint16_t SplitDriverRing<Access>::add(std::span<const DriverBuffer> out,
                                       std::span<const DriverBuffer> in) noexcept {
   const size_t count = out.size() + in.size();
   if (count == 0 || count > size() || !has_room(static_cast<uint32_t>(count))) return kNoChain;
-  uint64_t total = 0;
-  for (const DriverBuffer& buffer : out) total += buffer.len;
-  uint64_t writable = 0;
-  for (const DriverBuffer& buffer : in) writable += buffer.len;
-  if (total + writable > UINT32_MAX) return kNoChain;  // 2.7.5.2
-  const auto capacity = static_cast<uint32_t>(writable);
-  const uint16_t id = fits_table(static_cast<uint32_t>(count)) ? add_indirect(out, in, capacity)
-                                                               : add_direct(out, in, capacity);
+  const std::optional<uint32_t> capacity = chain_capacity(out, in);
+  if (!capacity) return kNoChain;
+  const uint16_t id =
+      tables_.fits(count) ? add_indirect(out, in, *capacity) : add_direct(out, in, *capacity);
   put_avail(next_avail_++, id);
   return id;
 }
@@ -293,7 +258,7 @@ uint16_t SplitDriverRing<Access>::add_direct(std::span<const DriverBuffer> out,
   }
   slots_[head].capacity = capacity;
   slots_[head].length = static_cast<uint16_t>(count);
-  if (count == 1) slots_[head].next = kNoTable;
+  if (count == 1) slots_[head].next = TableStack::kNone;
   return head;
 }
 
@@ -302,8 +267,8 @@ uint16_t SplitDriverRing<Access>::add_indirect(std::span<const DriverBuffer> out
                                                std::span<const DriverBuffer> in,
                                                uint32_t capacity) noexcept {
   const size_t count = out.size() + in.size();
-  const uint16_t table = table_stack_[--free_tables_];
-  spec::virtq_desc* entries = indirect_.memory + size_t{table} * indirect_.entries;
+  const uint16_t table = tables_.take();
+  auto* entries = tables_.template descriptors<spec::virtq_desc>(table);
   for (size_t i = 0; i < count; ++i) {
     const bool last = i + 1 == count;
     const bool write = i >= out.size();
@@ -313,8 +278,7 @@ uint16_t SplitDriverRing<Access>::add_indirect(std::span<const DriverBuffer> out
                last ? uint16_t{0} : static_cast<uint16_t>(i + 1));
   }
   const uint16_t head = free_[free_head_++ & mask_];
-  const uint64_t addr = indirect_.addr + uint64_t{table} * indirect_.entries * sizeof(*entries);
-  write_desc(&desc_[head], {addr, static_cast<uint32_t>(count * sizeof(*entries))},
+  write_desc(&desc_[head], {tables_.addr(table), static_cast<uint32_t>(count * sizeof(*entries))},
              spec::VIRTQ_DESC_F_INDIRECT, 0);
   slots_[head] = {capacity, 1, table};
   return head;
@@ -353,20 +317,32 @@ RingError SplitDriverRing<Access>::check_used(uint32_t id, uint32_t len) const n
 template <typename Access>
 size_t SplitDriverRing<Access>::poll_used(UsedChain* out, size_t max) noexcept {
   if (broken()) return 0;
+  return in_order_ ? poll_in_order(out, max) : poll_any_order(out, max);
+}
+
+template <typename Access>
+uint16_t SplitDriverRing<Access>::pending_used() noexcept {
   // Pairs with the device's release store of used.idx: entries and buffers are written.
   const uint16_t idx = access_.load_acquire(&used_->idx);
   const auto pending = static_cast<uint16_t>(idx - last_used_);
-  if (pending > outstanding()) {
-    error_ = RingError::used_jump;
-    return 0;
-  }
-  const size_t n = std::min<size_t>(pending, max);
+  if (pending <= outstanding()) return pending;
+  error_ = RingError::used_jump;
+  return 0;
+}
+
+/// A whole virtq_used_elem: id in the lower half, len in the upper.
+template <typename Access>
+uint64_t SplitDriverRing<Access>::read_used(uint16_t index) noexcept {
+  static_assert(sizeof(uint64_t) == sizeof(spec::virtq_used_elem));
+  return access_.template snapshot<uint64_t>(&used_->ring[index & mask_]);
+}
+
+template <typename Access>
+size_t SplitDriverRing<Access>::poll_any_order(UsedChain* out, size_t max) noexcept {
+  const size_t n = std::min<size_t>(pending_used(), max);
   size_t done = 0;
   for (; done < n; ++done) {
-    // A whole virtq_used_elem: id in the lower half, len in the upper.
-    static_assert(sizeof(uint64_t) == sizeof(spec::virtq_used_elem));
-    const auto element = access_.template snapshot<uint64_t>(
-        &used_->ring[static_cast<uint16_t>(last_used_ + done) & mask_]);
+    const uint64_t element = read_used(static_cast<uint16_t>(last_used_ + done));
     const auto id = static_cast<uint32_t>(element);
     const auto len = static_cast<uint32_t>(element >> 32);
     error_ = check_used(id, len);
@@ -378,12 +354,48 @@ size_t SplitDriverRing<Access>::poll_used(UsedChain* out, size_t max) noexcept {
   return done;
 }
 
+/// The same when chains come back in the order of the available ring, of which avail_copy_ has our
+/// own record: an entry stands for all chains up to the one that it names.
+template <typename Access>
+size_t SplitDriverRing<Access>::poll_in_order(UsedChain* out, size_t max) noexcept {
+  const uint16_t pending = pending_used();
+  const size_t n = std::min<size_t>(pending, max);
+  size_t done = 0;
+  for (; done < n; ++done) {
+    if (batch_left_ == 0 && !start_batch(static_cast<uint16_t>(pending - done))) break;
+    const uint16_t id = avail_copy_[last_used_ & mask_];
+    out[done] = {id, --batch_left_ == 0 ? batch_len_ : slots_[id].capacity};
+    free_chain(id);
+    ++last_used_;
+  }
+  return done;
+}
+
+/// Reads the entry of the next batch, and finds how many of the `pending` chains it stands for.
+template <typename Access>
+bool SplitDriverRing<Access>::start_batch(uint16_t pending) noexcept {
+  const uint64_t element = read_used(last_used_);
+  const auto id = static_cast<uint32_t>(element);
+  const auto len = static_cast<uint32_t>(element >> 32);
+  error_ = check_used(id, len);
+  if (broken()) return false;
+  uint16_t before = 0;
+  while (before < pending && avail_copy_[(last_used_ + before) & mask_] != id) ++before;
+  if (before == pending) {
+    error_ = RingError::used_not_outstanding;
+    return false;
+  }
+  batch_left_ = static_cast<uint16_t>(before + 1);
+  batch_len_ = std::min(len, slots_[id].capacity);
+  return true;
+}
+
 template <typename Access>
 void SplitDriverRing<Access>::free_chain(uint16_t id) noexcept {
   const Slot slot = slots_[id];
   slots_[id].length = 0;
   free_[free_tail_++ & mask_] = id;
-  if (slot.length == 1 && slot.next == kNoTable) [[likely]]
+  if (slot.length == 1 && slot.next == TableStack::kNone) [[likely]]
     return;
   free_rest(slot);
 }
@@ -391,7 +403,7 @@ void SplitDriverRing<Access>::free_chain(uint16_t id) noexcept {
 template <typename Access>
 void SplitDriverRing<Access>::free_rest(const Slot& first) noexcept {
   if (first.length == 1) {
-    table_stack_[free_tables_++] = first.next;
+    tables_.give_back(first.next);
     return;
   }
   uint16_t id = first.next;
@@ -426,6 +438,7 @@ void SplitDriverRing<Access>::drain(Release&& release) noexcept {
     free_chain(static_cast<uint16_t>(id));
   }
   last_used_ = published_ = next_avail_;
+  batch_left_ = 0;
 }
 
 }  // namespace pollux::ring

@@ -8,17 +8,15 @@ namespace {
 
 using test::Bytes, test::bytes_of, test::net_header, test::NetQueue, test::pattern;
 using test::operator+;
-using Rx = NetDriverRx<ring::SplitDriverRing<>>;
 
 constexpr uint64_t kModern = spec::VIRTIO_F_VERSION_1;
 constexpr uint64_t kMergeable = kModern | spec::VIRTIO_NET_F_MRG_RXBUF;
 
-class NetDriverRxTest : public test::PoolTest {
+class NetDriverRxTest : public test::PoolTest, public testing::WithParamInterface<test::RingKind> {
  protected:
   void open(uint64_t features, uint32_t size = 64) {
-    queue = std::make_unique<NetQueue>(*pool, size);
-    rx = std::make_unique<Rx>(ring::SplitDriverRing<>(queue->layout), *pool,
-                              NetDriverConfig{queue->window, features, max_buffers});
+    queue = std::make_unique<NetQueue>(*pool, size, GetParam());
+    rx = test::AnyDriverRx::make(*queue, *pool, {queue->window, features, max_buffers});
     EXPECT_TRUE(rx->fill(*cache));
   }
   void TearDown() override {
@@ -33,11 +31,11 @@ class NetDriverRxTest : public test::PoolTest {
 
   uint32_t max_buffers = ~0u;
   std::unique_ptr<NetQueue> queue;
-  std::unique_ptr<Rx> rx;
+  std::unique_ptr<test::AnyDriverRx> rx;
   Burst burst{*cache};
 };
 
-TEST_F(NetDriverRxTest, PostsOneDescriptorWithTheHeaderBeforeTheFrame) {
+TEST_P(NetDriverRxTest, PostsOneDescriptorWithTheHeaderBeforeTheFrame) {
   open(kModern);
   EXPECT_EQ(queue->available(), 64);
   const auto chain = queue->chain(queue->take());
@@ -48,7 +46,7 @@ TEST_F(NetDriverRxTest, PostsOneDescriptorWithTheHeaderBeforeTheFrame) {
   EXPECT_EQ(reinterpret_cast<uintptr_t>(queue->at(chain[0].addr) + 12) % 64, 0u);
 }
 
-TEST_F(NetDriverRxTest, PostsTwoDescriptorsForALegacyDevice) {
+TEST_P(NetDriverRxTest, PostsTwoDescriptorsForALegacyDevice) {
   open(0);
   EXPECT_EQ(queue->available(), 32);
   const auto chain = queue->chain(queue->take());
@@ -58,14 +56,14 @@ TEST_F(NetDriverRxTest, PostsTwoDescriptorsForALegacyDevice) {
   EXPECT_EQ(chain[0].flags, spec::VIRTQ_DESC_F_WRITE | spec::VIRTQ_DESC_F_NEXT);
 }
 
-TEST_F(NetDriverRxTest, LegacyWithMergeableBuffersAndAnyLayoutUsesOne) {
+TEST_P(NetDriverRxTest, LegacyWithMergeableBuffersAndAnyLayoutUsesOne) {
   open(spec::VIRTIO_NET_F_MRG_RXBUF | spec::VIRTIO_F_ANY_LAYOUT);
   const auto chain = queue->chain(queue->take());
   ASSERT_EQ(chain.size(), 1u);
   EXPECT_EQ(chain[0].len, 12 + 2048u);
 }
 
-TEST_F(NetDriverRxTest, TakesFramesOfEverySizeUnchanged) {
+TEST_P(NetDriverRxTest, TakesFramesOfEverySizeUnchanged) {
   for (const uint64_t features : {uint64_t{0}, kModern, kMergeable}) {
     open(features, 16);
     const size_t hdr = features == 0 ? 10 : 12;
@@ -86,7 +84,7 @@ TEST_F(NetDriverRxTest, TakesFramesOfEverySizeUnchanged) {
   EXPECT_EQ(counters.packets.value(), 3 * 14u);
 }
 
-TEST_F(NetDriverRxTest, BufferOfASmallFrameIsPostedAgain) {
+TEST_P(NetDriverRxTest, BufferOfASmallFrameIsPostedAgain) {
   open(kModern, 16);
   const size_t before = pool->free_buffers();
   for (int i = 0; i < 1000; ++i) {
@@ -98,7 +96,7 @@ TEST_F(NetDriverRxTest, BufferOfASmallFrameIsPostedAgain) {
   EXPECT_GE(queue->available(), 12);
 }
 
-TEST_F(NetDriverRxTest, LongFramesKeepTheirBufferAndTheQueueIsRefilled) {
+TEST_P(NetDriverRxTest, LongFramesKeepTheirBufferAndTheQueueIsRefilled) {
   open(kModern, 16);
   for (int i = 0; i < 100; ++i) {
     for (unsigned k = 0; k < 8; ++k) queue->deliver(net_header(1) + pattern(1514, k));
@@ -108,7 +106,7 @@ TEST_F(NetDriverRxTest, LongFramesKeepTheirBufferAndTheQueueIsRefilled) {
   }
 }
 
-TEST_F(NetDriverRxTest, GathersMergedBuffers) {
+TEST_P(NetDriverRxTest, GathersMergedBuffers) {
   open(kMergeable);
   for (const size_t size : {2049, 4096, 9014, 65535 + 14}) {
     const Bytes frame = pattern(size);
@@ -121,7 +119,7 @@ TEST_F(NetDriverRxTest, GathersMergedBuffers) {
   }
 }
 
-TEST_F(NetDriverRxTest, GathersTheHeadFromTinyPieces) {
+TEST_P(NetDriverRxTest, GathersTheHeadFromTinyPieces) {
   open(kMergeable);
   for (const size_t piece : {13u, 20u, 100u}) {
     const Bytes frame = pattern(600);
@@ -139,7 +137,7 @@ TEST_F(NetDriverRxTest, GathersTheHeadFromTinyPieces) {
   }
 }
 
-TEST_F(NetDriverRxTest, WaitsForTheRestOfAFrame) {
+TEST_P(NetDriverRxTest, WaitsForTheRestOfAFrame) {
   open(kMergeable);
   const Bytes frame = pattern(4000);
   queue->deliver(net_header(2) + Bytes(frame.begin(), frame.begin() + 2048));
@@ -148,16 +146,16 @@ TEST_F(NetDriverRxTest, WaitsForTheRestOfAFrame) {
   queue->deliver(Bytes(frame.begin() + 2048, frame.end()));
   ASSERT_EQ(poll(), 1u);
   EXPECT_EQ(bytes_of(burst[0]), frame);
-  EXPECT_FALSE(rx->ring().broken());
+  EXPECT_EQ(rx->error(), ring::RingError::none);
 }
 
-TEST_F(NetDriverRxTest, StopsInTheMiddleOfAFrameWithoutLosingBuffers) {
+TEST_P(NetDriverRxTest, StopsInTheMiddleOfAFrameWithoutLosingBuffers) {
   open(kMergeable);
   queue->deliver(net_header(3) + pattern(2000));
   EXPECT_EQ(poll(), 0u);
 }  // PoolTest counts
 
-TEST_F(NetDriverRxTest, TakesNoMoreThanTheBurstHasRoomFor) {
+TEST_P(NetDriverRxTest, TakesNoMoreThanTheBurstHasRoomFor) {
   open(kModern, 128);
   for (unsigned i = 0; i < 100; ++i) queue->deliver(net_header(1) + pattern(60, i));
   EXPECT_EQ(poll(), 64u);
@@ -167,7 +165,7 @@ TEST_F(NetDriverRxTest, TakesNoMoreThanTheBurstHasRoomFor) {
   EXPECT_EQ(bytes_of(burst[39]), pattern(60, 99));
 }
 
-TEST_F(NetDriverRxTest, ReadsOffloadsIntoMetadata) {
+TEST_P(NetDriverRxTest, ReadsOffloadsIntoMetadata) {
   open(kMergeable | spec::VIRTIO_NET_F_GUEST_CSUM);
   queue->deliver(net_header(1, spec::VIRTIO_NET_HDR_F_DATA_VALID) + pattern(100));
   queue->deliver(net_header(1, spec::VIRTIO_NET_HDR_F_NEEDS_CSUM, 0, 0, 34, 16) + pattern(100));
@@ -180,7 +178,7 @@ TEST_F(NetDriverRxTest, ReadsOffloadsIntoMetadata) {
   EXPECT_FALSE(burst[2].meta.csum_valid || burst[2].meta.needs_csum);
 }
 
-TEST_F(NetDriverRxTest, RefusesOffloadsThatWereNotNegotiated) {
+TEST_P(NetDriverRxTest, RefusesOffloadsThatWereNotNegotiated) {
   open(kMergeable);
   queue->deliver(net_header(1, spec::VIRTIO_NET_HDR_F_DATA_VALID) + pattern(100));
   queue->deliver(net_header(1, spec::VIRTIO_NET_HDR_F_NEEDS_CSUM, 0, 0, 34, 16) + pattern(100));
@@ -192,7 +190,7 @@ TEST_F(NetDriverRxTest, RefusesOffloadsThatWereNotNegotiated) {
   EXPECT_EQ(drops(DropReason::bad_net_header), 2u);
 }
 
-TEST_F(NetDriverRxTest, WithoutPacketsFramesStayInTheQueue) {
+TEST_P(NetDriverRxTest, WithoutPacketsFramesStayInTheQueue) {
   open(kModern);
   std::vector<Packet*> all;
   while (Packet* packet = cache->allocate()) all.push_back(packet);
@@ -203,7 +201,7 @@ TEST_F(NetDriverRxTest, WithoutPacketsFramesStayInTheQueue) {
   EXPECT_EQ(bytes_of(burst[0]), pattern(1000));
 }
 
-TEST_F(NetDriverRxTest, WithoutBuffersTheQueueRunsDryAndRecovers) {
+TEST_P(NetDriverRxTest, WithoutBuffersTheQueueRunsDryAndRecovers) {
   open(kModern, 16);
   std::vector<BufferIndex> all(1);
   while (cache->allocate_buffer(all.back())) all.emplace_back();
@@ -217,7 +215,7 @@ TEST_F(NetDriverRxTest, WithoutBuffersTheQueueRunsDryAndRecovers) {
   for (const BufferIndex buffer : all) cache->release_buffer(buffer);
 }
 
-TEST_F(NetDriverRxTest, PostsNoMoreBuffersThanItMay) {
+TEST_P(NetDriverRxTest, PostsNoMoreBuffersThanItMay) {
   max_buffers = 10;
   open(kModern);
   EXPECT_EQ(queue->available(), 10);
@@ -231,6 +229,9 @@ TEST_F(NetDriverRxTest, PostsNoMoreBuffersThanItMay) {
   open(0);
   EXPECT_EQ(queue->available(), 10) << "of two descriptors each";
 }
+
+INSTANTIATE_TEST_SUITE_P(Rings, NetDriverRxTest, testing::ValuesIn(test::kRingKinds),
+                         [](const auto& kind) { return to_string(kind.param); });
 
 }  // namespace
 }  // namespace pollux::virtio

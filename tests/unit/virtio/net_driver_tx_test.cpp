@@ -8,24 +8,21 @@ namespace {
 
 using test::Bytes, test::net_header, test::NetQueue, test::pattern;
 using test::operator+;
-using Tx = NetDriverTx<ring::SplitDriverRing<>>;
 
 constexpr uint64_t kModern = spec::VIRTIO_F_VERSION_1;
 
-class NetDriverTxTest : public test::PoolTest {
+class NetDriverTxTest : public test::PoolTest, public testing::WithParamInterface<test::RingKind> {
  protected:
   static constexpr uint64_t kTables = 0x9000;
   static constexpr uint32_t kEntries = 40;
 
   void open(uint64_t features, uint32_t size = 64) {
-    queue = std::make_unique<NetQueue>(*pool, size);
-    ring::SplitDriverOptions options;
+    queue = std::make_unique<NetQueue>(*pool, size, GetParam());
     if ((features & spec::VIRTIO_F_INDIRECT_DESC) != 0) {
       tables.resize(4 * kEntries);
-      options.indirect = {tables.data(), kTables, 4, kEntries};
+      queue->set_tables({tables.data(), kTables, 4, kEntries});
     }
-    tx = std::make_unique<Tx>(ring::SplitDriverRing<>(queue->layout, options), *pool,
-                              NetDriverConfig{queue->window, features, max_buffers});
+    tx = test::AnyDriverTx::make(*queue, *pool, {queue->window, features, max_buffers});
   }
   void TearDown() override {
     burst.clear();
@@ -39,8 +36,7 @@ class NetDriverTxTest : public test::PoolTest {
   /// What the device finds in the next chain, after which it is done with it.
   Bytes receive(size_t elements) {
     const uint16_t head = queue->take();
-    const auto chain =
-        queue->chain(head, reinterpret_cast<const std::byte*>(tables.data()), kTables);
+    const auto chain = queue->chain(head);
     EXPECT_EQ(chain.size(), elements);
     for (const auto& desc : chain) EXPECT_EQ(desc.flags & spec::VIRTQ_DESC_F_WRITE, 0);
     Bytes all = queue->read(chain);
@@ -49,14 +45,14 @@ class NetDriverTxTest : public test::PoolTest {
   }
   uint64_t drops(DropReason reason) { return counters.drops.value(reason); }
 
-  std::vector<spec::virtq_desc> tables;
+  std::vector<spec::virtq_desc> tables;  // of either format: 16 bytes each
   uint32_t max_buffers = ~0u;
   std::unique_ptr<NetQueue> queue;
-  std::unique_ptr<Tx> tx;
+  std::unique_ptr<test::AnyDriverTx> tx;
   Burst burst{*cache};
 };
 
-TEST_F(NetDriverTxTest, HeadOnlyPacketsAreOneDescriptor) {
+TEST_P(NetDriverTxTest, HeadOnlyPacketsAreOneDescriptor) {
   open(kModern);
   for (const size_t size : {1, 14, 60, 64, 65, 128, 129, 192}) {
     burst.push(make_packet(pattern(size), 192));
@@ -68,17 +64,17 @@ TEST_F(NetDriverTxTest, HeadOnlyPacketsAreOneDescriptor) {
   EXPECT_EQ(counters.bytes.value(), 1u + 14 + 60 + 64 + 65 + 128 + 129 + 192);
 }
 
-TEST_F(NetDriverTxTest, TailIsSentFromItsOwnBufferWithTheHeadInFront) {
+TEST_P(NetDriverTxTest, TailIsSentFromItsOwnBufferWithTheHeadInFront) {
   open(kModern);
   Packet* packet = make_packet(pattern(1514), 128);
   std::byte* tail = packet->tail()[0].data;
   burst.push(packet);
   send();
-  EXPECT_EQ(queue->at(queue->layout.desc[0].addr), tail - 128 - 12);
+  EXPECT_EQ(queue->at(queue->desc_addr(0)), tail - 128 - 12);
   EXPECT_EQ(receive(1), net_header(0) + pattern(1514));
 }
 
-TEST_F(NetDriverTxTest, GrownHeadIsStillInFrontIfThereIsRoom) {
+TEST_P(NetDriverTxTest, GrownHeadIsStillInFrontIfThereIsRoom) {
   open(kModern);
   for (const uint32_t more : {50u, 116u, 117u}) {  // 12 + 128 + 116 is the head room
     Packet* packet = make_packet(pattern(1514), 128);
@@ -90,7 +86,7 @@ TEST_F(NetDriverTxTest, GrownHeadIsStillInFrontIfThereIsRoom) {
   }
 }
 
-TEST_F(NetDriverTxTest, TrimmedHeadIsSentRight) {
+TEST_P(NetDriverTxTest, TrimmedHeadIsSentRight) {
   open(kModern);
   Packet* packet = make_packet(pattern(192), 192);
   ASSERT_TRUE(packet->trim_front(150));
@@ -100,24 +96,24 @@ TEST_F(NetDriverTxTest, TrimmedHeadIsSentRight) {
   EXPECT_EQ(receive(1), net_header(0) + Bytes(all.begin() + 150, all.end()));
 }
 
-TEST_F(NetDriverTxTest, SegmentsAreChainedDirectly) {
+TEST_P(NetDriverTxTest, SegmentsAreChainedDirectly) {
   open(kModern);
   burst.push(make_packet(pattern(9014), 128, 2000));
   send();
   EXPECT_EQ(receive(5), net_header(0) + pattern(9014));
 }
 
-TEST_F(NetDriverTxTest, SegmentsAreChainedThroughATable) {
+TEST_P(NetDriverTxTest, SegmentsAreChainedThroughATable) {
   open(kModern | spec::VIRTIO_F_INDIRECT_DESC, 4);
   for (unsigned i = 0; i < 3; ++i) burst.push(make_packet(pattern(4014, i), 128, 2000));
   send();
   EXPECT_TRUE(burst.empty());
   EXPECT_EQ(queue->available(), 3) << "one descriptor each";
-  EXPECT_EQ(queue->layout.desc[0].flags, spec::VIRTQ_DESC_F_INDIRECT);
+  EXPECT_EQ(queue->desc_flags(0), spec::VIRTQ_DESC_F_INDIRECT);
   for (unsigned i = 0; i < 3; ++i) EXPECT_EQ(receive(2), net_header(0) + pattern(4014, i));
 }
 
-TEST_F(NetDriverTxTest, LegacyDevicesGetTheHeaderByItself) {
+TEST_P(NetDriverTxTest, LegacyDevicesGetTheHeaderByItself) {
   open(0);
   Bytes legacy = net_header(0);
   legacy.resize(10);
@@ -130,7 +126,7 @@ TEST_F(NetDriverTxTest, LegacyDevicesGetTheHeaderByItself) {
   EXPECT_EQ(receive(3), legacy + pattern(4014));
 }
 
-TEST_F(NetDriverTxTest, BorrowedTailsAreCopied) {
+TEST_P(NetDriverTxTest, BorrowedTailsAreCopied) {
   open(kModern);
   for (const size_t size : {200, 1514, 2048, 2049, 9014, 65549}) {
     Bytes foreign = pattern(size);  // not in the pool: nothing a device may see
@@ -151,7 +147,7 @@ TEST_F(NetDriverTxTest, BorrowedTailsAreCopied) {
   }
 }
 
-TEST_F(NetDriverTxTest, OffloadsGoIntoTheHeader) {
+TEST_P(NetDriverTxTest, OffloadsGoIntoTheHeader) {
   open(kModern | spec::VIRTIO_NET_F_CSUM | spec::VIRTIO_NET_F_HOST_TSO4);
   Packet* packet = make_packet(pattern(100), 192);
   packet->meta.needs_csum = true;
@@ -177,7 +173,7 @@ TEST_F(NetDriverTxTest, OffloadsGoIntoTheHeader) {
   EXPECT_EQ(receive(1), net_header(0) + pattern(100)) << "DATA_VALID is not the driver's to set";
 }
 
-TEST_F(NetDriverTxTest, OffloadsThatTheDeviceDoesNotTakeAreDropped) {
+TEST_P(NetDriverTxTest, OffloadsThatTheDeviceDoesNotTakeAreDropped) {
   open(kModern | spec::VIRTIO_NET_F_CSUM | spec::VIRTIO_NET_F_HOST_TSO4);
   Packet* packet = make_packet(pattern(4000), 128);
   packet->meta.needs_csum = true;
@@ -195,7 +191,7 @@ TEST_F(NetDriverTxTest, OffloadsThatTheDeviceDoesNotTakeAreDropped) {
   EXPECT_EQ(counters.packets.value(), 1u);
 }
 
-TEST_F(NetDriverTxTest, TakesWhatFitsAndLeavesTheRest) {
+TEST_P(NetDriverTxTest, TakesWhatFitsAndLeavesTheRest) {
   open(kModern, 16);
   for (unsigned i = 0; i < 40; ++i) burst.push(make_packet(pattern(60, i), 192));
   EXPECT_EQ(send(), DropReason::receiver_ring_full);
@@ -212,7 +208,7 @@ TEST_F(NetDriverTxTest, TakesWhatFitsAndLeavesTheRest) {
   EXPECT_EQ(counters.packets.value(), 40u);
 }
 
-TEST_F(NetDriverTxTest, AChainThatDoesNotFitNowWaits) {
+TEST_P(NetDriverTxTest, AChainThatDoesNotFitNowWaits) {
   open(kModern, 4);
   burst.push(make_packet(pattern(60), 192));
   burst.push(make_packet(pattern(60), 192));
@@ -226,7 +222,7 @@ TEST_F(NetDriverTxTest, AChainThatDoesNotFitNowWaits) {
   EXPECT_EQ(receive(3), net_header(0) + pattern(6014));
 }
 
-TEST_F(NetDriverTxTest, AChainThatCanNeverFitIsDropped) {
+TEST_P(NetDriverTxTest, AChainThatCanNeverFitIsDropped) {
   open(kModern, 4);
   burst.push(make_packet(pattern(10000), 128, 2000));
   burst.push(make_packet(pattern(60), 192));
@@ -235,7 +231,7 @@ TEST_F(NetDriverTxTest, AChainThatCanNeverFitIsDropped) {
   EXPECT_EQ(receive(1), net_header(0) + pattern(60));
 }
 
-TEST_F(NetDriverTxTest, WithoutBuffersPacketsStayWithTheCaller) {
+TEST_P(NetDriverTxTest, WithoutBuffersPacketsStayWithTheCaller) {
   open(kModern);
   for (unsigned i = 0; i < 3; ++i) {
     burst.push(make_packet(pattern(1514, i), 128));  // brings its own
@@ -256,7 +252,7 @@ TEST_F(NetDriverTxTest, WithoutBuffersPacketsStayWithTheCaller) {
   EXPECT_TRUE(burst.empty());
 }
 
-TEST_F(NetDriverTxTest, ABrokenRingTakesNothingAndLosesNothing) {
+TEST_P(NetDriverTxTest, ABrokenRingTakesNothingAndLosesNothing) {
   open(kModern);
   burst.push(make_packet(pattern(60), 192));
   send();
@@ -265,13 +261,13 @@ TEST_F(NetDriverTxTest, ABrokenRingTakesNothingAndLosesNothing) {
   burst.push(make_packet(pattern(6014), 128));
   EXPECT_EQ(send(), DropReason::receiver_down);
   EXPECT_EQ(burst.size(), 4u);
-  EXPECT_EQ(tx->ring().error(), ring::RingError::used_not_outstanding);
+  EXPECT_EQ(tx->error(), ring::RingError::used_not_outstanding);
   burst.release_front(3);
   EXPECT_EQ(send(), DropReason::receiver_down);
   EXPECT_EQ(burst.size(), 1u);
 }
 
-TEST_F(NetDriverTxTest, GivesTheDeviceNoMoreBuffersThanItMay) {
+TEST_P(NetDriverTxTest, GivesTheDeviceNoMoreBuffersThanItMay) {
   max_buffers = 5;
   open(kModern);
   for (unsigned i = 0; i < 8; ++i) burst.push(make_packet(pattern(60), 192));
@@ -286,6 +282,9 @@ TEST_F(NetDriverTxTest, GivesTheDeviceNoMoreBuffersThanItMay) {
   burst.push(make_packet(pattern(60), 192));
   EXPECT_EQ(send(), DropReason::receiver_ring_full);
 }
+
+INSTANTIATE_TEST_SUITE_P(Rings, NetDriverTxTest, testing::ValuesIn(test::kRingKinds),
+                         [](const auto& kind) { return to_string(kind.param); });
 
 }  // namespace
 }  // namespace pollux::virtio
