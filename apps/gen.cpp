@@ -179,7 +179,6 @@ size_t Generator::turn(uint64_t now) {
 }
 
 bool Generator::over(uint64_t now) const {
-  if (runtime_.interrupted()) return true;
   if (sending_) return false;
   if (to_ == nullptr) return true;
   return arrived() + written_off_ >= sender_.sent() || now - last_progress_ > kGivenUp;
@@ -187,7 +186,10 @@ bool Generator::over(uint64_t now) const {
 
 /// What need not be done every turn.
 void Generator::look_after(uint64_t now) {
-  if (sender_.done() || now - start_ > plan_.nanoseconds) sending_ = false;
+  // After a signal, too, what is on its way is waited for.
+  if (runtime_.interrupted() || sender_.done() || now - start_ > plan_.nanoseconds) {
+    sending_ = false;
+  }
   if (sending_ && room() == 0 && now - last_progress_ > kGivenUp) {
     written_off_ = sender_.sent() - std::min(sender_.sent(), arrived());
     last_progress_ = now;

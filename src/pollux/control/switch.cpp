@@ -239,8 +239,14 @@ Result<std::string> Switch::add_port(const NamedPortSpec& wanted) {
     return fail(ErrorCode::kAlreadyExists,
                 fmt::format("there is a port {} already: choose another name", name));
   }
-  const PortContext context{*impl_->pool, *impl_->loop, *impl_->engine,
-                            impl_->clock, impl_->rings, impl_->log.named(name)};
+  const size_t workers = std::max<size_t>(1, impl_->config.engine.cpus.size());
+  const PortContext context{*impl_->pool,
+                            *impl_->loop,
+                            *impl_->engine,
+                            impl_->clock,
+                            impl_->rings,
+                            impl_->log.named(name),
+                            static_cast<unsigned>(workers)};
   auto port = make_port(wanted.spec, context);
   if (!port) return in_context(port.error());
   auto added = impl_->engine->add_port(name, std::move(*port));

@@ -17,7 +17,6 @@ namespace pollux {
 namespace {
 
 constexpr auto kRemoveDeadline = std::chrono::seconds(5);
-constexpr size_t kMaxPorts = 1024;
 constexpr size_t kMaxNameLength = 63;
 
 Status check_cpus(const std::vector<int>& cpus) {
@@ -256,6 +255,11 @@ Status Engine::set_queue_mode(const std::string& port, std::optional<unsigned> q
 }
 
 std::vector<PortStats> Engine::port_stats() const {
+  const auto add = [](const QueueStats& from, QueueStats& to) {
+    to.packets += from.packets;
+    to.bytes += from.bytes;
+    for (size_t r = 0; r < kDropReasonCount; ++r) to.drops[r] += from.drops[r];
+  };
   const auto queue_stats = [](std::string name, int worker, const QueueCounters& counters) {
     QueueStats stats;
     stats.name = std::move(name);
@@ -277,8 +281,16 @@ std::vector<PortStats> Engine::port_stats() const {
           fmt::format("rx{}", q), static_cast<int>(slot->rx_worker[q]), *slot->rx[q].counters));
       stats.queues.back().mode = slot->rx_mode[q];
     }
+    const size_t first = stats.queues.size();
     for (size_t q = 0; q < slot->tx.size(); ++q) {
-      stats.queues.push_back(queue_stats(fmt::format("tx{}", q), -1, *slot->tx[q].counters));
+      // A port that has more handles than queues is one of few queues to people.
+      const size_t queue = stats.info.tx_queues == 0 ? q : q % stats.info.tx_queues;
+      QueueStats handle = queue_stats(fmt::format("tx{}", queue), -1, *slot->tx[q].counters);
+      if (q == queue) {
+        stats.queues.push_back(std::move(handle));
+      } else {
+        add(handle, stats.queues[first + queue]);
+      }
     }
     all.push_back(std::move(stats));
   }

@@ -1,12 +1,16 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
 #include <vector>
 
 #include "pollux/port/queue.hpp"
 
 namespace pollux {
+
+/// Ports of one switch at a time.
+inline constexpr size_t kMaxPorts = 1024;
 
 /// A queue that a worker polls, and the port that it belongs to.
 struct RxSource {

@@ -87,7 +87,7 @@ void Turn::send_to_port(const Topology& topology, const RxSource& source, uint16
     return;
   }
   const TxQueue& queue = topology.outputs[port].by_worker[worker_];
-  touch(queue);
+  touch(queue, port);
   const uint32_t offloads =
       queue.offloads == nullptr ? 0 : queue.offloads->load(std::memory_order_relaxed);
   if (stage::ready_for(burst, offloads)) [[likely]] {
@@ -128,17 +128,9 @@ std::optional<DropReason> Turn::transmit(const TxQueue& queue, Burst& burst) noe
   return reason;
 }
 
-void Turn::touch(const TxQueue& queue) noexcept {
-  if (queue.flush == nullptr) return;
-  for (size_t i = 0; i < touched_count_; ++i) {
-    if (touched_[i].self == queue.self) return;
-  }
-  if (touched_count_ == kMaxTouched) {
-    // A flood to very many ports: the early ones are shown before the senders' entries, which
-    // matters only if we crash within this turn.
-    for (const TxQueue& touched : touched_) touched.flush(touched.self);
-    touched_count_ = 0;
-  }
+void Turn::touch(const TxQueue& queue, uint16_t port) noexcept {
+  if (queue.flush == nullptr || touched_in_[port] == turn_) return;
+  touched_in_[port] = turn_;
   touched_[touched_count_++] = queue;
 }
 
@@ -149,6 +141,7 @@ void Turn::end(const RxSource& source) noexcept {
   if (source.queue.complete != nullptr) source.queue.complete(source.queue.self);
   for (size_t i = 0; i < touched_count_; ++i) touched_[i].flush(touched_[i].self);
   touched_count_ = 0;
+  ++turn_;
 }
 
 WorkerStats Turn::stats() const {

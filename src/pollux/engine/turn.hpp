@@ -39,9 +39,6 @@ class Turn {
   [[nodiscard]] WorkerStats stats() const;
 
  private:
-  /// Queues that got packets in this turn and are to be flushed at its end.
-  static constexpr size_t kMaxTouched = 64;
-
   void carry(const Topology& topology, const RxSource& source, uint32_t now_s) noexcept;
   void send_to(const Topology& topology, const RxSource& source, stage::Output output,
                Burst& burst) noexcept;
@@ -49,7 +46,7 @@ class Turn {
   void send_to_port(const Topology& topology, const RxSource& source, uint16_t port, Burst& burst,
                     Burst& held) noexcept;
   std::optional<DropReason> transmit(const TxQueue& queue, Burst& burst) noexcept;
-  void touch(const TxQueue& queue) noexcept;
+  void touch(const TxQueue& queue, uint16_t port) noexcept;
   void end(const RxSource& source) noexcept;
 
   unsigned worker_;
@@ -61,8 +58,11 @@ class Turn {
   Burst held_;         // originals that clones or segments borrow from, until the turn ends
   Burst held_clones_;  // clones that segments borrow from
   stage::Outputs outputs_;
-  std::array<TxQueue, kMaxTouched> touched_;
+  // Queues that got packets in this turn and are to be flushed at its end, one a port at most.
+  std::array<TxQueue, kMaxPorts> touched_;
   size_t touched_count_ = 0;
+  std::array<uint64_t, kMaxPorts> touched_in_{};  // by port: the turn in which it was, last
+  uint64_t turn_ = 1;
 
   Counter turns_;
   Counter empty_turns_;

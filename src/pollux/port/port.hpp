@@ -28,6 +28,8 @@ struct PortContext {
   /// Rings that `ring:` ports of one program meet at.
   RingRegistry& rings;
   Log log;
+  /// Threads that may send to the port at once. Sender i uses tx_queues()[i % count] only.
+  unsigned senders = 1;
 };
 
 using MacAddress = std::array<uint8_t, 6>;
@@ -75,7 +77,9 @@ class Port {
 
   [[nodiscard]] virtual PortInfo info() const = 0;
 
-  /// Queue handles; constant in number from construction on, valid until stop().
+  /// Queue handles; constant in number from construction on, valid until stop(). There may be more
+  /// of tx than the port has queues, so that each sender has one of its own; handle i then sends to
+  /// queue i modulo info().tx_queues.
   [[nodiscard]] virtual std::vector<RxQueue> rx_queues() = 0;
   [[nodiscard]] virtual std::vector<TxQueue> tx_queues() = 0;
 

@@ -55,7 +55,7 @@ struct RxQueue {
 };
 
 /// A queue that packets leave by. Several workers may call `send` and `flush` (ports lock
-/// inside, once a burst); both are bounded and never wait for a peer.
+/// inside, once a burst, or have a handle for each); both are bounded and never wait for a peer.
 struct TxQueue {
   void* self = nullptr;
 
@@ -66,7 +66,8 @@ struct TxQueue {
   DropReason (*send)(void* self, Burst& burst) noexcept = nullptr;
 
   /// Shows what was sent to the receiver, and wakes it if it wants that. Called at the end of a
-  /// turn in which send was called, after the senders' RxQueue::complete. May be null.
+  /// turn in which send was called, after the senders' RxQueue::complete. What other workers sent
+  /// in turns that still run is not shown. May be null.
   void (*flush)(void* self) noexcept = nullptr;
 
   /// kTx... bits (packet/tx_offloads.hpp); change as peers come and go, hence asked once a burst.

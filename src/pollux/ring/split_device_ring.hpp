@@ -170,19 +170,27 @@ class SplitDeviceRing {
   /// True when something was put and not published.
   [[nodiscard]] bool unpublished() const noexcept { return next_used_ != published_used_; }
 
+  /// Where the next used entry goes (wraps).
+  [[nodiscard]] uint16_t filled() const noexcept { return next_used_; }
+
   /// Shows all used entries to the driver; true when it wants to be notified of them.
-  [[nodiscard]] bool publish() noexcept {
+  [[nodiscard]] bool publish() noexcept { return publish(next_used_); }
+
+  /// The same for those before `until`, which lies between what was shown and filled(). Nothing
+  /// happens when there are none.
+  [[nodiscard]] bool publish(uint16_t until) noexcept {
     const uint16_t old = published_used_;
-    note_used(old, static_cast<uint16_t>(next_used_ - old));
-    published_used_ = next_used_;
+    if (until == old) return false;
+    note_used(old, static_cast<uint16_t>(until - old));
+    published_used_ = until;
     // Release: whoever acquires this index sees the entries and the bytes written to the chains.
-    access_.store_release(&layout_.used->idx, next_used_);
+    access_.store_release(&layout_.used->idx, until);
     // 2.7.7.2, 2.7.10: the index must be out before the driver's wish is read, else both sides
     // could wait for each other.
     access_.full_fence();
     if (event_idx_) {
       const uint16_t event = access_.load(layout_.used_event());
-      return spec::vring_need_event(event, next_used_, old);
+      return spec::vring_need_event(event, until, old);
     }
     const uint16_t flags = access_.load(&layout_.avail->flags);
     return (flags & spec::VIRTQ_AVAIL_F_NO_INTERRUPT) == 0;

@@ -90,6 +90,10 @@ class SplitDriverRing {
   /// Brings what `poll_used` will read into the cache.
   void prefetch_used() const noexcept { access_.prefetch_read(&used_->ring[last_used_ & mask_]); }
 
+  /// What SET_VRING_BASE tells a device that takes the ring over from one that has gone: the first
+  /// chain that was not returned. Devices that return chains in order go on there.
+  [[nodiscard]] uint32_t base() const noexcept { return access_.load_acquire(&used_->idx); }
+
   /// Asks the device not to interrupt (2.7.7); the state after construction. With event index this
   /// holds for the next 65535 chains only: then one interrupt may come, which is harmless.
   void suppress_interrupts() noexcept;

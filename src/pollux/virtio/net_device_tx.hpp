@@ -60,8 +60,12 @@ class NetDeviceTx {
     counters.bytes.add(bytes);
   }
 
-  /// Shows what was sent; true when the driver wants to be notified.
-  [[nodiscard]] bool publish() noexcept { return ring_.unpublished() && ring_.publish(); }
+  /// Where the next used entry goes; a position for publish().
+  [[nodiscard]] uint16_t filled() const noexcept { return ring_.filled(); }
+
+  /// Shows what was sent, as far as `until`; true when the driver wants to be notified.
+  [[nodiscard]] bool publish(uint16_t until) noexcept { return ring_.publish(until); }
+  [[nodiscard]] bool publish() noexcept { return publish(filled()); }
 
  private:
   static constexpr size_t kMaxPosted = 32;

@@ -84,8 +84,10 @@ struct GuestRing {
 
 class VhostUserDevice : public testing::Test {
  protected:
-  explicit VhostUserDevice(uint16_t pairs = 2)
-      : device_({.queue_pairs = pairs, .queue_size = 256, .features = kFeatures}, workers_, log()),
+  explicit VhostUserDevice(uint16_t pairs = 2, unsigned senders = 1)
+      : device_(
+            {.queue_pairs = pairs, .senders = senders, .queue_size = 256, .features = kFeatures},
+            workers_, log()),
         rx_(device_.rx_queues()),
         tx_(device_.tx_queues()) {}
 
@@ -252,6 +254,51 @@ TEST_F(VhostUserDevice, HandlesAreSpreadOverTheRingsThatMayBeUsed) {
   EXPECT_EQ(second.image.used_idx(), 3);
   ASSERT_TRUE(device_.stop_ring(2));
   EXPECT_EQ(send(tx_[1]).reason, DropReason::receiver_down);
+}
+
+/// Two workers that send to the one receiveq of a port.
+class VhostUserSharedReceiver : public VhostUserDevice {
+ protected:
+  VhostUserSharedReceiver() : VhostUserDevice(1, 2) {
+    for (int i = 0; i < 16; ++i) receives_.post(2000);
+    EXPECT_TRUE(device_.start_ring(receives_.start(0)));
+  }
+  void begin(size_t worker, unsigned count) {
+    EXPECT_EQ(send(tx_[worker], count, false).count, 0u);
+  }
+  uint16_t end(size_t worker) {
+    tx_[worker].flush(tx_[worker].self);
+    return receives_.image.used_idx();
+  }
+  GuestRing receives_;
+};
+
+TEST_F(VhostUserSharedReceiver, EachWorkerHasAHandle) {
+  ASSERT_EQ(tx_.size(), 2u);
+  EXPECT_NE(tx_[0].counters, tx_[1].counters);
+}
+
+TEST_F(VhostUserSharedReceiver, OneWorkersEndDoesNotShowWhatTheOtherHasNotFinished) {
+  begin(0, 2);
+  begin(1, 3);
+  EXPECT_EQ(end(1), 0);  // behind entries whose senders still count them as theirs
+  EXPECT_EQ(end(0), 5);
+}
+
+TEST_F(VhostUserSharedReceiver, WhatLiesBeforeTheOthersTurnIsShown) {
+  begin(0, 2);
+  begin(1, 3);
+  begin(0, 1);
+  EXPECT_EQ(end(0), 2);  // its last entry lies behind the other's
+  EXPECT_EQ(end(1), 6);
+}
+
+TEST_F(VhostUserSharedReceiver, TurnsThatOverlapForEverAreShownNevertheless) {
+  begin(0, 1);
+  for (uint16_t i = 1; i < 12; ++i) {
+    begin(i % 2, 1);
+    EXPECT_EQ(end((i + 1) % 2), i);
+  }
 }
 
 TEST_F(VhostUserDevice, ChangingADescriptorTakesNothingAway) {

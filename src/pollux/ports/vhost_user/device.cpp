@@ -3,8 +3,8 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <chrono>
-#include <mutex>
 #include <type_traits>
 #include <utility>
 
@@ -35,7 +35,7 @@ NetDevice::NetDevice(const Config& config, Quiescence& quiescence, Log log)
       quiescence_(quiescence),
       log_(std::move(log)),
       rx_(config.queue_pairs),
-      tx_(config.queue_pairs),
+      tx_(std::max<size_t>(config.queue_pairs, config.senders)),
       rx_rings_(config.queue_pairs),
       tx_rings_(config.queue_pairs) {
   for (TxSlot& slot : tx_) slot.offloads = &offloads_;
@@ -95,9 +95,8 @@ Status NetDevice::start_ring(const vhost::RingStart& start) {
     set_up(tx_rings_[pair]);
   }
   publish(start.index);
-  // A worker that sleeps is to look at the new ring; and handles may have moved to it from another.
-  const bool quiet = quiescence_.synchronize(kQuiescenceDeadline);
-  if (!is_rx(start.index) && quiet) show_leftovers(start.index);
+  // A worker that sleeps is to look at the new ring.
+  (void)quiescence_.synchronize(kQuiescenceDeadline);
   return {};
 }
 
@@ -129,29 +128,7 @@ bool NetDevice::unpublish(uint16_t index) {
     tx_rings_[index / 2].published = false;
     map_tx();
   }
-  if (!quiescence_.synchronize(kQuiescenceDeadline)) return false;
-  show_leftovers(index);
-  return true;
-}
-
-/// A worker whose turn began with a ring and ended without it has filled used entries that nobody
-/// showed to the driver. Of receiveqs any may be concerned, as handles moved from one to another.
-void NetDevice::show_leftovers(uint16_t index) {
-  if (is_rx(index)) {
-    // Only a ring that no worker polls any more is control's to touch.
-    LiveRx& live = *rx_rings_[index / 2].live;
-    if (rx_[index / 2].live.load() == nullptr && live.queue.complete()) live.notify();
-    return;
-  }
-  for (const auto& ring : tx_rings_) {
-    if (!ring.live) continue;
-    bool wanted = false;
-    {
-      const std::lock_guard guard(ring.live->lock);
-      wanted = ring.live->queue.publish();
-    }
-    if (wanted) ring.live->notify();
-  }
+  return quiescence_.synchronize(kQuiescenceDeadline);
 }
 
 Result<uint32_t> NetDevice::stop_ring(uint16_t index) {
@@ -183,10 +160,7 @@ void NetDevice::update(Ring<Live>& ring, uint16_t index, const vhost::RingContro
   auto before = std::exchange(ring.controls, std::make_unique<const vhost::RingControls>(controls));
   ring.live->controls.store(ring.controls.get());
   if (controls.enabled != before->enabled && !is_rx(index)) map_tx();
-  if (quiescence_.synchronize(kQuiescenceDeadline)) {
-    show_leftovers(index);
-    return;
-  }
+  if (quiescence_.synchronize(kQuiescenceDeadline)) return;
   log_.error("a worker did not take notice of a changed ring in time: is its CPU taken?");
   stranded_controls_.push_back(std::move(before));
 }

@@ -23,6 +23,7 @@ class NetDevice final : public vhost::BackendDevice {
  public:
   struct Config {
     uint16_t queue_pairs = 1;
+    unsigned senders = 1;  ///< threads that may send at once; each gets a handle of its own
     uint32_t queue_size = spec::kMaxSplitQueueSize;  ///< largest ring accepted
     uint64_t features = 0;                           ///< offered
   };
@@ -64,7 +65,6 @@ class NetDevice final : public vhost::BackendDevice {
   [[nodiscard]] bool unpublish(uint16_t index);
   void publish(uint16_t index);
   void map_tx();
-  void show_leftovers(uint16_t index);
   template <typename Live>
   void update(Ring<Live>& ring, uint16_t index, const vhost::RingControls& controls);
   template <typename Live>

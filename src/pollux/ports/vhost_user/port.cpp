@@ -78,7 +78,7 @@ class VhostUserPort final : public Port {
   VhostUserPort(const Config& config, const PortContext& context)
       : config_(config),
         context_(context),
-        device_(config.device, context.quiescence, context.log) {}
+        device_(device_config(config, context), context.quiescence, context.log) {}
   ~VhostUserPort() override { VhostUserPort::stop(); }
 
   Status start() override {
@@ -103,6 +103,12 @@ class VhostUserPort final : public Port {
   PortInfo info() const override;
 
  private:
+  static vhost_user::NetDevice::Config device_config(const Config& config,
+                                                     const PortContext& context) {
+    vhost_user::NetDevice::Config device = config.device;
+    device.senders = context.senders;
+    return device;
+  }
   void look_after_peer();
 
   Config config_;

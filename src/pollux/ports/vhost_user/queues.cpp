@@ -4,6 +4,7 @@
 #include <array>
 #include <cstring>
 #include <mutex>
+#include <utility>
 
 #include "pollux/base/event_fd.hpp"
 
@@ -45,7 +46,8 @@ void poll(void* self, Burst& burst) noexcept {
   if (slot.announce.load(std::memory_order_relaxed) != 0) [[unlikely]] {
     push_announcement(burst, slot.announce.exchange(0), slot.counters);
   }
-  LiveRx* live = slot.live.load();
+  if (slot.polled == nullptr) slot.polled = slot.live.load();
+  LiveRx* live = slot.polled;
   if (live == nullptr) return;
   const size_t before = burst.size();
   live->queue.poll(burst, slot.counters);
@@ -56,7 +58,7 @@ void poll(void* self, Burst& burst) noexcept {
 
 void complete(void* self) noexcept {
   auto& slot = *static_cast<RxSlot*>(self);
-  LiveRx* live = slot.live.load();
+  LiveRx* live = std::exchange(slot.polled, nullptr);
   if (live != nullptr && live->queue.complete()) live->notify();
 }
 
@@ -81,9 +83,13 @@ void disarm(void* self) noexcept {
 
 DropReason send(void* self, Burst& burst) noexcept {
   auto& slot = *static_cast<TxSlot*>(self);
-  LiveTx* live = slot.live.load();
+  LiveTx* live = slot.filled != nullptr ? slot.filled : slot.live.load();
   if (live == nullptr) return DropReason::receiver_down;
-  const std::scoped_lock guard(slot.lock, live->lock);
+  const std::lock_guard guard(live->lock);
+  if (slot.filled == nullptr) {
+    slot.filled = live;
+    live->turns.begin(slot.turn, live->queue.filled());
+  }
   live->queue.send(burst, slot.counters);
   const ring::RingError error = live->queue.ring().error();
   live->note(error);
@@ -93,12 +99,12 @@ DropReason send(void* self, Burst& burst) noexcept {
 
 void flush(void* self) noexcept {
   auto& slot = *static_cast<TxSlot*>(self);
-  LiveTx* live = slot.live.load();
+  LiveTx* live = std::exchange(slot.filled, nullptr);
   if (live == nullptr) return;
   bool wanted = false;
   {
     const std::lock_guard guard(live->lock);
-    wanted = live->queue.publish();
+    wanted = live->queue.publish(live->turns.end(slot.turn, live->queue.filled()));
   }
   if (wanted) live->notify();
 }

@@ -9,6 +9,7 @@
 
 #include "pollux/base/spin_lock.hpp"
 #include "pollux/port/queue.hpp"
+#include "pollux/ports/vhost_user/open_turns.hpp"
 #include "pollux/ring/split_device_ring.hpp"
 #include "pollux/vhost/device.hpp"
 #include "pollux/virtio/net_device_rx.hpp"
@@ -59,12 +60,14 @@ struct LiveTx : LiveRing {
 
   SpinLock lock;  ///< held for a burst
   virtio::NetDeviceTx<DeviceRing> queue;
+  OpenTurns turns;  ///< under the lock
 };
 
 /// A queue handle into the switch. It is there for as long as the port, with its counters; the
-/// ring behind it comes and goes with the peer.
+/// ring behind it comes and goes with the peer. A turn ends with the ring that it began with.
 struct RxSlot {
   std::atomic<LiveRx*> live{nullptr};
+  LiveRx* polled = nullptr;  ///< in this turn; its worker's own
   /// A frame that control wants the switch to see as if this peer had sent it: SEND_RARP. The
   /// address as a number with bit 63 set; 0: none.
   std::atomic<uint64_t> announce{0};
@@ -73,14 +76,14 @@ struct RxSlot {
   [[nodiscard]] RxQueue handle() noexcept;
 };
 
-/// A queue handle out of the switch. When the peer runs fewer receiveqs than the port has, several
-/// handles lead to the same one.
+/// A worker's handle out of the switch. When there are more workers than receiveqs, several handles
+/// lead to the same one. A turn ends with the ring that it began with.
 struct TxSlot {
   std::atomic<LiveTx*> live{nullptr};
+  LiveTx* filled = nullptr;  ///< in this turn; its worker's own
+  OpenTurn turn;             ///< the ring's while `filled` is set
   /// kTx... bits of what the peer agreed to; see TxQueue::offloads.
   const std::atomic<uint32_t>* offloads = nullptr;
-  /// Held while `counters` are written: ring locks alone would not do while handles move.
-  SpinLock lock;
   QueueCounters counters;
 
   [[nodiscard]] TxQueue handle() noexcept;

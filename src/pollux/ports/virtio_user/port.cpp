@@ -156,10 +156,11 @@ class VirtioUserPort final : public Port {
   void run();
   [[nodiscard]] Result<vhost::Frontend> meet();
   void attempt();
+  [[nodiscard]] Status set_up(vhost::Frontend frontend);
   void publish(Session& session);
   void unpublish();
   void watch(Session& session);
-  void retire(std::unique_ptr<Session> session, bool hung_up);
+  void retire(bool hung_up);
   void note_broken(Session& session);
   void note_problem(const Error& error);
   void pause(milliseconds delay);
@@ -184,6 +185,7 @@ class VirtioUserPort final : public Port {
   State state_{"not started"};
 
   // The port's thread's own.
+  std::unique_ptr<Session> session_;  // while there is a back end, and until the next one
   milliseconds retry_ = kFirstRetry;
   std::string last_problem_;
 };
@@ -213,6 +215,7 @@ void VirtioUserPort::stop() noexcept {
 
 void VirtioUserPort::run() {
   while (!stopping()) attempt();
+  session_.reset();
   set_state(State("stopped"));
 }
 
@@ -223,17 +226,29 @@ void VirtioUserPort::attempt() {
     note_problem(frontend.error());
     return pause(retry_);
   }
-  auto session = Session::establish(std::move(*frontend), config_.session, context_.pool);
-  if (!session) {
-    note_problem(session.error());
+  if (auto ok = set_up(std::move(*frontend)); !ok) {
+    note_problem(ok.error());
     return pause(retry_);
   }
   retry_ = kFirstRetry;
   last_problem_.clear();
-  publish(**session);
-  watch(**session);
+  publish(*session_);
+  watch(*session_);
   unpublish();
-  retire(std::move(*session), !stopping());
+  retire(!stopping());
+}
+
+/// Goes on with the rings that are there, if the back end can, or makes new ones.
+Status VirtioUserPort::set_up(vhost::Frontend frontend) {
+  if (session_) {
+    Status resumed = session_->resume(std::move(frontend));
+    if (!resumed && resumed.error().code == ErrorCode::kUnsupported) session_.reset();
+    return resumed;
+  }
+  auto session = Session::establish(std::move(frontend), config_.session, context_.pool);
+  if (!session) return forward(session);
+  session_ = std::move(*session);
+  return {};
 }
 
 Result<vhost::Frontend> VirtioUserPort::meet() {
@@ -308,18 +323,24 @@ void VirtioUserPort::note_broken(Session& session) {
   state_.broken = std::move(what);
 }
 
-/// Frees an unpublished session once no worker can be using it, and, if the back end lives, once
-/// that has stopped: until then it may write to buffers that would be somebody else's already.
-void VirtioUserPort::retire(std::unique_ptr<Session> session, bool hung_up) {
+/// What becomes of an unpublished session once no worker can be using it. When the back end has
+/// gone its rings are kept for the next one, with all that lies in them, unless it broke them.
+/// Else it is freed once the back end has stopped: until then that may write to buffers that would
+/// be somebody else's already.
+void VirtioUserPort::retire(bool hung_up) {
   while (!context_.quiescence.synchronize(kQuiescenceDeadline)) {
     context_.log.error("a worker does not let go of a ring: waiting for it");
   }
-  if (hung_up) return;
+  if (hung_up) {
+    if (!session_->sound()) session_.reset();
+    return;
+  }
   eventfd_t count;
   (void)eventfd_read(stop_fd_.get(), &count);  // the front end would not talk otherwise
-  if (auto ok = session->stop_rings(); !ok) {
+  if (auto ok = session_->stop_rings(); !ok) {
     context_.log.warn(fmt::format("left {} without goodbye: {}", config_.path, ok.error().what));
   }
+  session_.reset();
 }
 
 void VirtioUserPort::note_problem(const Error& error) {

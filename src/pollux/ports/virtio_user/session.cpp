@@ -52,10 +52,38 @@ Result<std::unique_ptr<Session>> Session::establish(vhost::Frontend frontend,
                                                     const SessionConfig& config, Pool& pool) {
   std::unique_ptr<Session> session(new Session(std::move(frontend), config, pool));
   if (auto ok = session->negotiate(); !ok) return forward(ok);
+  if (auto ok = session->make_memory(); !ok) return forward(ok);
   if (auto ok = session->share_memory(); !ok) return forward(ok);
-  if (auto ok = session->set_up_rings(); !ok) return forward(ok);
+  if (auto ok = session->make_rings(); !ok) return forward(ok);
+  if (auto ok = session->tell_rings(); !ok) return forward(ok);
   if (auto ok = session->start(); !ok) return forward(ok);
   return session;
+}
+
+Status Session::resume(vhost::Frontend frontend) {
+  frontend_ = std::move(frontend);
+  const uint64_t features = features_;
+  const uint16_t pairs = queue_pairs_;
+  // What is new in this back end would need other rings.
+  config_.features = features;
+  config_.queue_pairs = pairs;
+  auto negotiated = negotiate();
+  const bool same = features_ == features && queue_pairs_ == pairs;
+  features_ = features;
+  queue_pairs_ = pairs;
+  if (!negotiated) return negotiated;
+  if (!same) {
+    return fail(ErrorCode::kUnsupported,
+                "the back end offers other features than the one before it: starting anew");
+  }
+  if (auto ok = share_memory(); !ok) return ok;
+  if (auto ok = tell_rings(); !ok) return ok;
+  return start();
+}
+
+bool Session::sound() const {
+  const auto good = [](const auto& ring) { return ring->broken.load() == ring::RingError::none; };
+  return std::ranges::all_of(rx_, good) && std::ranges::all_of(tx_, good);
 }
 
 Session::~Session() {
@@ -92,7 +120,7 @@ Status Session::negotiate_protocol() {
   return {};
 }
 
-Status Session::share_memory() {
+Status Session::make_memory() {
   SharedMemory::Shape shape;
   shape.rings = 2U * queue_pairs_;
   shape.size = config_.queue_size;
@@ -101,6 +129,10 @@ Status Session::share_memory() {
   auto memory = SharedMemory::create(pool_, shape);
   if (!memory) return forward(memory);
   memory_ = std::move(*memory);
+  return {};
+}
+
+Status Session::share_memory() {
   if ((frontend_.protocol_features() & VHOST_USER_PROTOCOL_F_MTU) != 0) {
     if (auto ok = frontend_.set_mtu(config_.mtu); !ok) return ok;
   }
@@ -112,7 +144,7 @@ DriverRing Session::make_ring(uint16_t index) const {
                     {.event_idx = has(VIRTIO_F_EVENT_IDX), .indirect = memory_->tables(index)});
 }
 
-Status Session::set_up_rings() {
+Status Session::make_rings() {
   const virtio::NetDriverConfig config{
       memory_->pool_window(), features_,
       // Half the pool at most for all rings: the rest is for what is on its way through here.
@@ -121,21 +153,30 @@ Status Session::set_up_rings() {
   for (uint16_t pair = 0; pair < queue_pairs_; ++pair) {
     rx_.push_back(std::make_unique<LiveRx>(make_ring(receiveq(pair)), pool_, config));
     tx_.push_back(std::make_unique<LiveTx>(make_ring(transmitq(pair)), pool_, config));
-    if (auto ok = set_up_ring(receiveq(pair), *rx_.back()); !ok) return ok;
-    if (auto ok = set_up_ring(transmitq(pair), *tx_.back()); !ok) return ok;
+    for (UniqueFd* fd :
+         {&rx_.back()->kick, &rx_.back()->call, &tx_.back()->kick, &tx_.back()->call}) {
+      auto made = make_eventfd();
+      if (!made) return forward(made);
+      *fd = std::move(*made);
+    }
     (void)rx_.back()->queue.fill(cache);
   }
   return {};
 }
 
-Status Session::set_up_ring(uint16_t index, LiveRing& ring) {
-  for (UniqueFd* fd : {&ring.kick, &ring.call}) {
-    auto made = make_eventfd();
-    if (!made) return forward(made);
-    *fd = std::move(*made);
+Status Session::tell_rings() {
+  for (uint16_t pair = 0; pair < queue_pairs_; ++pair) {
+    const LiveRx& rx = *rx_[pair];
+    const LiveTx& tx = *tx_[pair];
+    if (auto ok = tell_ring(receiveq(pair), rx, rx.queue.ring().base()); !ok) return ok;
+    if (auto ok = tell_ring(transmitq(pair), tx, tx.queue.ring().base()); !ok) return ok;
   }
+  return {};
+}
+
+Status Session::tell_ring(uint16_t index, const LiveRing& ring, uint32_t base) {
   if (auto ok = frontend_.set_vring_num(index, config_.queue_size); !ok) return ok;
-  if (auto ok = frontend_.set_vring_base(index, 0); !ok) return ok;
+  if (auto ok = frontend_.set_vring_base(index, base); !ok) return ok;
   if (auto ok = frontend_.set_vring_addr(index, memory_->addresses(index)); !ok) return ok;
   if (auto ok = frontend_.set_vring_call(index, ring.call.get()); !ok) return ok;
   return frontend_.set_vring_kick(index, ring.kick.get());
@@ -148,8 +189,9 @@ Status Session::start() {
       if (auto ok = frontend_.set_vring_enable(ring, true); !ok) return ok;
     }
   }
-  // A back end that waits for its first notification gets one for the buffers posted above.
+  // A back end that waits for its first notification gets one for what is in the rings already.
   for (const auto& rx : rx_) rx->notify();
+  for (const auto& tx : tx_) tx->notify();
   return {};
 }
 

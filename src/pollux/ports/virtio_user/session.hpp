@@ -45,6 +45,15 @@ class Session {
   Session(const Session&) = delete;
   Session& operator=(const Session&) = delete;
 
+  /// Goes on with the rings as they are, and all that lies in them, behind a new connection, to a
+  /// back end that takes the place of one that has gone. No worker uses the rings meanwhile.
+  /// Errors: kUnsupported when that back end offers less than the one before, so that rings have to
+  /// be made anew; else the front end's, after which it may be tried again.
+  [[nodiscard]] Status resume(vhost::Frontend frontend);
+
+  /// False once a device has broken a ring: then nothing can go on with it.
+  [[nodiscard]] bool sound() const;
+
   /// Tells the back end to stop, and waits until it has: from then on it touches no memory.
   [[nodiscard]] Status stop_rings();
 
@@ -59,9 +68,11 @@ class Session {
       : frontend_(std::move(frontend)), config_(config), pool_(pool) {}
   [[nodiscard]] Status negotiate();
   [[nodiscard]] Status negotiate_protocol();
+  [[nodiscard]] Status make_memory();
   [[nodiscard]] Status share_memory();
-  [[nodiscard]] Status set_up_ring(uint16_t index, LiveRing& ring);
-  [[nodiscard]] Status set_up_rings();
+  [[nodiscard]] Status make_rings();
+  [[nodiscard]] Status tell_rings();
+  [[nodiscard]] Status tell_ring(uint16_t index, const LiveRing& ring, uint32_t base);
   [[nodiscard]] Status start();
   [[nodiscard]] DriverRing make_ring(uint16_t index) const;
   [[nodiscard]] bool has(uint64_t feature) const { return (features_ & feature) != 0; }
