@@ -14,6 +14,7 @@
 #include <string>
 #include <vector>
 
+#include "pollux/ring/split_device_ring.hpp"
 #include "pollux/virtio/net_device_rx.hpp"
 #include "pollux/virtio/net_device_tx.hpp"
 #include "tests/support/guest.hpp"
@@ -410,7 +411,7 @@ TEST_P(EverySize, FullRingsGoRoundTheEndAndTheIndexPast65536) {
   // has one.
   const auto start = static_cast<uint16_t>(65536 - (size + 1) / 2);
   image.start_at(start);
-  ring::DeviceRingConfig config{.layout = image.layout(), .next_avail = start, .event_idx = true};
+  ring::SplitDeviceConfig config{.layout = image.layout(), .next_avail = start, .event_idx = true};
   SplitDeviceRing<> ring(config, guest.view());
   uint32_t serial = 0;
   for (unsigned round = 0; round < 3; ++round) {

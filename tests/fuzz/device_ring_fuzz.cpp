@@ -21,6 +21,7 @@
 #include <vector>
 
 #include "pollux/packet/fill.hpp"
+#include "pollux/ring/split_device_ring.hpp"
 #include "pollux/virtio/net_device_rx.hpp"
 #include "pollux/virtio/net_device_tx.hpp"
 

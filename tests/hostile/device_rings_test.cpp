@@ -16,6 +16,7 @@
 #include <vector>
 
 #include "pollux/engine/turn.hpp"
+#include "pollux/ring/split_device_ring.hpp"
 #include "pollux/virtio/net_device_rx.hpp"
 #include "pollux/virtio/net_device_tx.hpp"
 #include "tests/support/guest.hpp"

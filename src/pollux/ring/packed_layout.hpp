@@ -44,6 +44,25 @@ struct PackedCursor {
   friend constexpr bool operator==(PackedCursor, PackedCursor) = default;
 };
 
+/// Both places of a packed ring that is at rest: the first descriptor that was not taken, and where
+/// the next used one goes. As one number it is what vhost-user's SET_VRING_BASE and GET_VRING_BASE
+/// carry ("vring descriptor indices for packed virtqueues").
+struct PackedPosition {
+  PackedCursor avail;
+  PackedCursor used;
+
+  /// DPDK fills in the lower half alone: then, as in its own back end, both places are the same.
+  [[nodiscard]] static constexpr PackedPosition from_wire(uint32_t value) {
+    const auto avail = PackedCursor::from_wire(static_cast<uint16_t>(value));
+    const auto used = static_cast<uint16_t>(value >> 16);
+    return {avail, used == 0 ? avail : PackedCursor::from_wire(used)};
+  }
+  [[nodiscard]] constexpr uint32_t to_wire() const {
+    return avail.to_wire() | (uint32_t{used.to_wire()} << 16);
+  }
+  friend constexpr bool operator==(PackedPosition, PackedPosition) = default;
+};
+
 /// 2.8.1: flags of a descriptor that the driver made available in the lap of `wrap`, and of one
 /// that the device marked used in it; other bits are 0.
 [[nodiscard]] constexpr uint16_t packed_avail_flags(bool wrap) {

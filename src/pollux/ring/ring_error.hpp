@@ -14,6 +14,9 @@ namespace pollux::ring {
   X(none, "not broken")                                                                      \
   X(avail_jump, "the driver made more chains available at once than the queue has entries")  \
   X(head_range, "the driver made a chain available whose head is not an entry of the queue") \
+  X(id_range, "the driver gave a buffer an id that is not below the queue's size")           \
+  X(chain_torn, "the driver made the start of a chain available before the rest of it")      \
+  X(chain_length, "the driver chained more descriptors than a chain may have")               \
   X(used_jump, "the device returned more chains at once than are outstanding")               \
   X(used_range, "the device returned an id that is not an entry of the queue")               \
   X(used_not_outstanding, "the device returned a chain that is not outstanding")             \

@@ -7,22 +7,14 @@
 
 #include "pollux/mem/peer_memory.hpp"
 #include "pollux/mem/shared_access.hpp"
+#include "pollux/ring/device_chain.hpp"
 #include "pollux/ring/ring_error.hpp"
 #include "pollux/ring/split_layout.hpp"
 
 namespace pollux::ring {
 
-/// What became of a walk along one chain.
-enum class ChainStatus : uint8_t {
-  kOk,
-  kBadDescriptor,  ///< breaks the rules of 2.7.5: loop, range, direction, indirect misuse
-  kBadAddress,     ///< points outside the peer's memory
-  kMiss,           ///< an address is not known yet: leave the chain where it is, try again later
-  kStopped,        ///< the visitor had enough
-};
-
 /// How a device ring starts; all plain values, so that a queue can be saved and resumed.
-struct DeviceRingConfig {
+struct SplitDeviceConfig {
   SplitLayout layout;
   uint16_t next_avail = 0;  ///< first available entry not yet taken; also the used index
   bool indirect = false;    ///< VIRTIO_F_INDIRECT_DESC negotiated
@@ -39,10 +31,12 @@ struct DeviceRingConfig {
 /// Three cursors move along the ring: `available()` looks how far the driver is; `take()` moves
 /// past chains that were read or written; `put_used()` fills used entries that `publish()` then
 /// shows. Chains are returned in the order in which they were taken. One thread at a time.
-template <typename Access = SharedAccess>
+template <typename Access = SharedAccess, UsedEntries kUsed = UsedEntries::kEach>
 class SplitDeviceRing {
  public:
-  explicit SplitDeviceRing(const DeviceRingConfig& config, PeerView view, Access access = {})
+  using Config = SplitDeviceConfig;
+
+  explicit SplitDeviceRing(const SplitDeviceConfig& config, PeerView view, Access access = {})
       : access_(access),
         layout_(config.layout),
         mask_(static_cast<uint16_t>(config.layout.size - 1)),
@@ -104,11 +98,6 @@ class SplitDeviceRing {
     return out.status == TranslationStatus::kOk && out.size == desc.len;
   }
 
-  /// Longest chain that is followed, indirect tables included (2.7.4.1 allows a limit). Queues may
-  /// be larger, but a driver that makes each frame of thousands of pieces would cost all others
-  /// their time.
-  static constexpr uint32_t kMaxChain = 1024;
-
   /// Walks the chain at `head`, all of whose descriptors must be for `want`, and calls
   /// `visit(std::byte* data, uint32_t len) -> bool` for each contiguous piece, in order, at least
   /// one byte long; false ends the walk. A descriptor that crosses from one region into an adjacent
@@ -124,27 +113,23 @@ class SplitDeviceRing {
       ++walked_;
       const spec::virtq_desc desc = read(&table[index]);
       if ((desc.flags & spec::VIRTQ_DESC_F_INDIRECT) != 0) {
-        // 2.7.5.3: no table within a table, none that goes on, whole entries only.
-        if (!indirect_ || in_indirect || (desc.flags & spec::VIRTQ_DESC_F_NEXT) != 0 ||
-            desc.len == 0 || desc.len % sizeof(spec::virtq_desc) != 0) {
+        // 2.7.5.3: no table within a table, none that goes on.
+        if (!indirect_ || in_indirect || (desc.flags & spec::VIRTQ_DESC_F_NEXT) != 0) {
           return ChainStatus::kBadDescriptor;
         }
-        const Translation where = view_.translate(desc.addr, desc.len, MemoryAccess::kRead);
-        if (where.status == TranslationStatus::kMiss) return ChainStatus::kMiss;
-        if (where.status != TranslationStatus::kOk || where.size != desc.len) {
-          return ChainStatus::kBadAddress;
-        }
-        table = reinterpret_cast<const spec::virtq_desc*>(where.data);
-        entries = desc.len / sizeof(spec::virtq_desc);
+        const IndirectTable found = find_indirect_table(view_, desc.addr, desc.len);
+        if (found.status != ChainStatus::kOk) return found.status;
+        table = reinterpret_cast<const spec::virtq_desc*>(found.data);
+        entries = found.entries;
         budget = std::min(entries, kMaxChain);  // drivers of tiny queues have longer tables
         index = 0;
         in_indirect = true;
         continue;
       }
-      if ((desc.flags & spec::VIRTQ_DESC_F_WRITE) != (write_flag(want))) {
+      if ((desc.flags & spec::VIRTQ_DESC_F_WRITE) != write_flag(want)) {
         return ChainStatus::kBadDescriptor;
       }
-      const ChainStatus status = pieces(desc, want, visit);
+      const ChainStatus status = visit_pieces(view_, desc.addr, desc.len, want, visit);
       if (status != ChainStatus::kOk) return status;
       if ((desc.flags & spec::VIRTQ_DESC_F_NEXT) == 0) return ChainStatus::kOk;
       index = desc.next;
@@ -162,6 +147,11 @@ class SplitDeviceRing {
   /// Fills the next used entry (2.7.8): the chain at `head` was used, `written` bytes were written
   /// to it. Not visible before publish().
   void put_used(uint16_t head, uint32_t written) noexcept {
+    if constexpr (kUsed == UsedEntries::kOneForMany) {
+      last_head_ = head;
+      ++next_used_;
+      return;
+    }
     const spec::virtq_used_elem elem{head, written};
     access_.copy_out(&layout_.used->ring[next_used_ & mask_], &elem, sizeof elem);
     ++next_used_;
@@ -176,12 +166,16 @@ class SplitDeviceRing {
   /// Shows all used entries to the driver; true when it wants to be notified of them.
   [[nodiscard]] bool publish() noexcept { return publish(next_used_); }
 
-  /// The same for those before `until`, which lies between what was shown and filled(). Nothing
-  /// happens when there are none.
+  /// The same for those before `until`, which lies between what was shown and filled(), and with
+  /// kOneForMany is filled(). Nothing happens when there are none.
   [[nodiscard]] bool publish(uint16_t until) noexcept {
     const uint16_t old = published_used_;
     if (until == old) return false;
-    note_used(old, static_cast<uint16_t>(until - old));
+    if constexpr (kUsed == UsedEntries::kOneForMany) {
+      put_one_for_many();
+    } else {
+      note_used(old, static_cast<uint16_t>(until - old));
+    }
     published_used_ = until;
     // Release: whoever acquires this index sees the entries and the bytes written to the chains.
     access_.store_release(&layout_.used->idx, until);
@@ -225,29 +219,15 @@ class SplitDeviceRing {
   void fail(RingError error) noexcept { error_ = error; }
 
  private:
-  static constexpr uint16_t write_flag(MemoryAccess want) {
-    return want == MemoryAccess::kWrite ? spec::VIRTQ_DESC_F_WRITE : uint16_t{0};
-  }
-
   spec::virtq_desc read(const spec::virtq_desc* from) noexcept {
     return access_.template snapshot<spec::virtq_desc>(from);
   }
 
-  template <typename Visit>
-  ChainStatus pieces(const spec::virtq_desc& desc, MemoryAccess want, Visit& visit) noexcept {
-    uint64_t addr = desc.addr;
-    uint32_t left = desc.len;
-    while (left != 0) {
-      const Translation piece = view_.translate(addr, left, want);
-      if (piece.status == TranslationStatus::kMiss) return ChainStatus::kMiss;
-      if (piece.status != TranslationStatus::kOk) return ChainStatus::kBadAddress;
-      const auto len = static_cast<uint32_t>(piece.size);
-      if (!visit(piece.data, len)) return ChainStatus::kStopped;
-      addr += len;
-      left -= len;
-      if (left != 0 && addr == 0) return ChainStatus::kBadAddress;  // wrapped around
-    }
-    return ChainStatus::kOk;
+  /// 2.7.9: at the place of the first chain, with the head of the last.
+  void put_one_for_many() noexcept {
+    const spec::virtq_used_elem elem{last_head_, 0};
+    access_.copy_out(&layout_.used->ring[published_used_ & mask_], &elem, sizeof elem);
+    note_used(published_used_, 1);
   }
 
   void note_used(uint16_t from, uint16_t count) noexcept {
@@ -269,6 +249,7 @@ class SplitDeviceRing {
   uint16_t avail_idx_;       // the driver's index as last seen
   uint16_t next_used_;       // where the next used entry goes
   uint16_t published_used_;  // what the driver has been shown
+  uint16_t last_head_ = 0;   // of the chain put last; for kOneForMany only
   uint32_t walked_ = 0;
   PeerView view_;
 };

@@ -8,7 +8,7 @@
 
 #include "pollux/base/queue_counters.hpp"
 #include "pollux/packet/burst.hpp"
-#include "pollux/ring/split_device_ring.hpp"
+#include "pollux/ring/device_chain.hpp"
 #include "pollux/spec/virtio_net.hpp"
 #include "pollux/virtio/net_header.hpp"
 #include "pollux/virtio/net_offload.hpp"
@@ -29,6 +29,7 @@ class NetDeviceRx {
       : ring_(std::move(ring)), hdr_size_(static_cast<uint32_t>(spec::net_hdr_size(features))) {}
 
   [[nodiscard]] Ring& ring() noexcept { return ring_; }
+  [[nodiscard]] const Ring& ring() const noexcept { return ring_; }
 
   /// Appends up to burst.room() frames. Each chain taken is counted as a packet; one that is no
   /// valid frame is dropped under its reason, and returned like the others.

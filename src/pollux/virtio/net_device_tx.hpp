@@ -8,7 +8,7 @@
 
 #include "pollux/base/queue_counters.hpp"
 #include "pollux/packet/burst.hpp"
-#include "pollux/ring/split_device_ring.hpp"
+#include "pollux/ring/device_chain.hpp"
 #include "pollux/spec/virtio_net.hpp"
 #include "pollux/virtio/net_header.hpp"
 
@@ -32,6 +32,7 @@ class NetDeviceTx {
         guest_csum_((features & spec::VIRTIO_NET_F_GUEST_CSUM) != 0) {}
 
   [[nodiscard]] Ring& ring() noexcept { return ring_; }
+  [[nodiscard]] const Ring& ring() const noexcept { return ring_; }
 
   /// Takes frames from the front of the burst as long as there are buffers, releases them, and
   /// leaves the rest. A frame that no buffer of this driver can hold is dropped and counted.

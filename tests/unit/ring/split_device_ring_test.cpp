@@ -280,6 +280,29 @@ TEST_F(SplitDevice, NotificationsWithEventIdx) {
   }
 }
 
+TEST_F(SplitDevice, OneUsedEntryForABatch) {
+  // 2.7.9: the entry at the place of the first chain of the batch names the head of the last; idx
+  // counts them all.
+  SplitDeviceRing<SharedAccess, UsedEntries::kOneForMany> ring({image_.layout(), 0, false, false},
+                                                               guest_.view());
+  for (uint16_t i = 0; i < 5; ++i) image_.offer(i);
+  for (const uint16_t batch : {3, 2}) {
+    const uint16_t from = image_.used_idx();
+    ASSERT_EQ(ring.available(batch), 5u - from);
+    for (uint16_t i = 0; i < batch; ++i) {
+      uint16_t head = 0;
+      ASSERT_TRUE(ring.head(i, head));
+      ring.put_used(head, 0);
+    }
+    ring.take(batch);
+    EXPECT_EQ(image_.used_idx(), from);
+    (void)ring.publish();
+    EXPECT_EQ(image_.used_idx(), from + batch);
+    EXPECT_EQ(image_.used_id(from), from + batch - 1u);
+  }
+  EXPECT_EQ(image_.used_id(1), 0u);  // not written
+}
+
 TEST_F(SplitDevice, SavedAndResumedAtItsIndex) {
   auto first = make();
   for (uint16_t i = 0; i < 3; ++i) image_.offer(i);

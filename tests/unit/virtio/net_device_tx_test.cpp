@@ -5,6 +5,7 @@
 
 #include <vector>
 
+#include "pollux/ring/split_device_ring.hpp"
 #include "tests/support/guest.hpp"
 #include "tests/support/hooked_access.hpp"
 

@@ -1,0 +1,78 @@
+// SPDX-License-Identifier: Apache-2.0
+// What device rings of both formats have in common.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+#include "pollux/mem/peer_memory.hpp"
+#include "pollux/spec/virtio_ring.hpp"
+
+namespace pollux::ring {
+
+/// What became of a walk along one chain.
+enum class ChainStatus : uint8_t {
+  kOk,
+  kBadDescriptor,  ///< breaks the rules of 2.7.5 or 2.8: loop, range, direction, indirect misuse
+  kBadAddress,     ///< points outside the peer's memory
+  kMiss,           ///< an address is not known yet: leave the chain where it is, try again later
+  kStopped,        ///< the visitor had enough
+};
+
+/// How a device ring tells the driver what it has used.
+enum class UsedEntries : uint8_t {
+  kEach,        ///< an entry for each chain
+  kOneForMany,  ///< IN_ORDER was negotiated and nothing is written to chains: one entry, that of
+                ///< the last chain, for all that are published together (2.7.9, 2.8.8)
+};
+
+/// Longest chain that is followed, indirect tables included (2.7.4.1 and 2.8.5 allow a limit).
+/// Queues may be larger, but a driver that makes each frame of thousands of pieces would cost all
+/// others their time.
+inline constexpr uint32_t kMaxChain = 1024;
+
+/// The WRITE flag of a descriptor that may be used for `want`.
+[[nodiscard]] constexpr uint16_t write_flag(MemoryAccess want) {
+  return want == MemoryAccess::kWrite ? spec::VIRTQ_DESC_F_WRITE : uint16_t{0};
+}
+
+/// Calls `visit(std::byte* data, uint32_t len) -> bool` for each contiguous piece of a
+/// descriptor's bytes, at least one byte long; false ends it.
+template <typename Visit>
+ChainStatus visit_pieces(PeerView& view, uint64_t addr, uint32_t left, MemoryAccess want,
+                         Visit& visit) noexcept {
+  while (left != 0) {
+    const Translation piece = view.translate(addr, left, want);
+    if (piece.status == TranslationStatus::kMiss) return ChainStatus::kMiss;
+    if (piece.status != TranslationStatus::kOk) return ChainStatus::kBadAddress;
+    const auto len = static_cast<uint32_t>(piece.size);
+    if (!visit(piece.data, len)) return ChainStatus::kStopped;
+    addr += len;
+    left -= len;
+    if (left != 0 && addr == 0) return ChainStatus::kBadAddress;  // wrapped around
+  }
+  return ChainStatus::kOk;
+}
+
+/// The table that an indirect descriptor refers to (2.7.5.3, 2.8.7): whole entries only, in one
+/// region.
+struct IndirectTable {
+  const std::byte* data = nullptr;
+  uint32_t entries = 0;
+  ChainStatus status = ChainStatus::kOk;
+};
+[[nodiscard]] inline IndirectTable find_indirect_table(PeerView& view, uint64_t addr,
+                                                       uint32_t len) noexcept {
+  static_assert(sizeof(spec::virtq_desc) == sizeof(spec::pvirtq_desc));
+  if (len == 0 || len % sizeof(spec::virtq_desc) != 0) {
+    return {.status = ChainStatus::kBadDescriptor};
+  }
+  const Translation where = view.translate(addr, len, MemoryAccess::kRead);
+  if (where.status == TranslationStatus::kMiss) return {.status = ChainStatus::kMiss};
+  if (where.status != TranslationStatus::kOk || where.size != len) {
+    return {.status = ChainStatus::kBadAddress};
+  }
+  return {where.data, static_cast<uint32_t>(len / sizeof(spec::virtq_desc))};
+}
+
+}  // namespace pollux::ring

@@ -1,0 +1,375 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <algorithm>
+#include <bit>
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <utility>
+
+#include "pollux/mem/peer_memory.hpp"
+#include "pollux/mem/shared_access.hpp"
+#include "pollux/ring/device_chain.hpp"
+#include "pollux/ring/packed_layout.hpp"
+#include "pollux/ring/ring_error.hpp"
+
+namespace pollux::ring {
+
+/// How a device ring starts; all plain values, so that a queue can be saved and resumed.
+struct PackedDeviceConfig {
+  PackedLayout layout;
+  PackedCursor next;       ///< first descriptor not yet taken; also where the next used one goes
+  bool indirect = false;   ///< VIRTIO_F_INDIRECT_DESC negotiated
+  bool event_idx = false;  ///< VIRTIO_F_EVENT_IDX negotiated
+};
+
+/// The device side of a packed virtqueue (VIRTIO 1.3, section 2.8): takes chains that the driver
+/// made available, and returns them as used. The interface is that of SplitDeviceRing; a "head"
+/// names a chain until it is returned, and means nothing to the driver.
+///
+/// The driver may write any part of the ring at any time. Each descriptor is loaded once, into
+/// private memory, by `available()`: where a chain ends is known only from its descriptors. What
+/// is used later is that copy. Indirect tables alone are read by `walk`.
+///
+/// Used descriptors are collected in private memory too: `publish()` writes them all, the flags of
+/// the first one last, so that the driver sees all or none (2.8.9), and its polling of that one
+/// place does not fight with us over the others. One thread at a time.
+template <typename Access = SharedAccess, UsedEntries kUsed = UsedEntries::kEach>
+class PackedDeviceRing {
+ public:
+  using Config = PackedDeviceConfig;
+
+  explicit PackedDeviceRing(const PackedDeviceConfig& config, PeerView view, Access access = {})
+      : access_(access),
+        layout_(config.layout),
+        mask_(std::bit_ceil(config.layout.size) - 1),
+        indirect_(config.indirect),
+        event_idx_(config.event_idx),
+        chains_(std::make_unique_for_overwrite<Chain[]>(mask_ + size_t{1})),
+        rest_(std::make_unique_for_overwrite<spec::pvirtq_desc[]>(mask_ + size_t{1})),
+        ahead_(config.next),
+        used_(config.next),
+        view_(view) {}
+
+  [[nodiscard]] RingError error() const noexcept { return error_; }
+  [[nodiscard]] Access& access() noexcept { return access_; }
+  [[nodiscard]] PeerView& view() noexcept { return view_; }
+  [[nodiscard]] uint32_t size() const noexcept { return layout_.size; }
+
+  /// First descriptor that was not taken, and where the next used one goes: what GET_VRING_BASE
+  /// reports. They are the same once everything taken was published.
+  [[nodiscard]] PackedCursor next_avail() const noexcept { return used_.advanced(taken(), size()); }
+  [[nodiscard]] PackedCursor next_used() const noexcept { return used_; }
+
+  /// How many chains can be taken. Looks at the ring only when fewer than `wanted` are known
+  /// already. 0 on a broken ring; chains found before what broke it are still given once.
+  [[nodiscard]] uint32_t available(uint32_t wanted) noexcept {
+    if (error_ != RingError::none) return 0;
+    const uint32_t known = found_ - taken_;
+    return known >= wanted ? known : look(known, wanted);
+  }
+
+  /// The chain `ahead` places after the next one to take (ahead < available()).
+  [[nodiscard]] bool head(uint32_t ahead, uint16_t& out) noexcept {
+    out = static_cast<uint16_t>((taken_ + ahead - base_) & mask_);
+    return true;
+  }
+
+  /// Nothing to do: `available()` has read the descriptors.
+  void prefetch_desc(uint16_t /*head*/) noexcept {}
+
+  /// The common chain: one direct descriptor in one region. False when the chain is anything else
+  /// (then `walk` tells); true with the bytes translated and checked.
+  [[nodiscard]] bool single(uint16_t head, MemoryAccess want, Translation& out) noexcept {
+    const Chain& chain = chains_[head];
+    if ((chain.flags & kShapeFlags) != write_flag(want) || chain.len == 0) return false;
+    out = view_.translate(chain.addr, chain.len, want);
+    return out.status == TranslationStatus::kOk && out.size == chain.len;
+  }
+
+  /// Walks a chain, all of whose descriptors must be for `want`, and calls
+  /// `visit(std::byte* data, uint32_t len) -> bool` for each contiguous piece, in order, at least
+  /// one byte long; false ends the walk. A descriptor that crosses from one region into an adjacent
+  /// one gives several pieces.
+  template <typename Visit>
+  ChainStatus walk(uint16_t head, MemoryAccess want, Visit&& visit) noexcept {
+    const Chain& chain = chains_[head];
+    ++walked_;
+    if ((chain.flags & spec::VIRTQ_DESC_F_INDIRECT) != 0) return walk_table(chain, want, visit);
+    ChainStatus status = element(chain.addr, chain.len, chain.flags, want, visit);
+    for (uint32_t i = 1; i < chain.count && status == ChainStatus::kOk; ++i) {
+      ++walked_;
+      const spec::pvirtq_desc& desc = rest_[(chain.rest + i - 1) & mask_];
+      status = element(desc.addr, desc.len, desc.flags, want, visit);
+    }
+    return status;
+  }
+
+  /// Descriptors that walks have visited so far (wraps): what they cost.
+  [[nodiscard]] uint32_t walked() const noexcept { return walked_; }
+
+  /// Moves past `count` chains, which the caller will return with put_used.
+  void take(uint32_t count) noexcept { taken_ += count; }
+
+  /// The next chain in order of taking was used, `written` bytes were written to it (2.8.4); it is
+  /// not looked at any more. Not visible before publish().
+  void put_used([[maybe_unused]] uint16_t head, uint32_t written) noexcept {
+    if constexpr (kUsed == UsedEntries::kEach) chain(put_).len = written;
+    ++put_;
+  }
+
+  /// True when something was put and not published.
+  [[nodiscard]] bool unpublished() const noexcept { return put_ != shown_; }
+
+  /// A position for publish(): after all that was put (wraps).
+  [[nodiscard]] uint16_t filled() const noexcept { return static_cast<uint16_t>(put_); }
+
+  /// Shows all that was put to the driver; true when it wants to be notified of it.
+  [[nodiscard]] bool publish() noexcept { return publish(filled()); }
+
+  /// The same for what was put before filled() was `until`. Nothing happens when that was shown.
+  [[nodiscard]] bool publish(uint16_t until) noexcept {
+    const auto count = static_cast<uint16_t>(until - shown_);
+    if (count == 0) return false;
+    const PackedCursor before = used_;
+    const uint32_t moved = write_used(shown_ + count);
+    // 2.8.10: the flags must be out before the driver's wish is read, else both sides could wait
+    // for each other.
+    access_.full_fence();
+    return driver_wants_event(before, moved);
+  }
+
+  /// Asks the driver to notify us when it makes the next chain available (2.8.10). True when chains
+  /// are there already, of which it will not tell.
+  [[nodiscard]] bool request_notifications() noexcept {
+    if (event_idx_) access_.store(&layout_.device->desc, ahead_.to_wire());
+    // Release: whoever acquires these flags sees the place.
+    access_.store_release(&layout_.device->flags,
+                          event_idx_ ? spec::RING_EVENT_FLAGS_DESC : spec::RING_EVENT_FLAGS_ENABLE);
+    view_.note_write(layout_.device, sizeof *layout_.device);
+    // 2.8.10: the wish must be out before the driver's flags are read, else both sides could wait
+    // for each other.
+    access_.full_fence();
+    return available(1) != 0;
+  }
+
+  /// Asks the driver not to notify us of new chains, since we poll (2.8.10).
+  void suppress_notifications() noexcept {
+    access_.store(&layout_.device->flags, spec::RING_EVENT_FLAGS_DISABLE);
+    view_.note_write(&layout_.device->flags, sizeof(uint16_t));
+  }
+
+  /// Marks the ring broken; it gives no more chains.
+  void fail(RingError error) noexcept { error_ = error; }
+
+ private:
+  static constexpr uint16_t kShapeFlags =
+      spec::VIRTQ_DESC_F_NEXT | spec::VIRTQ_DESC_F_WRITE | spec::VIRTQ_DESC_F_INDIRECT;
+  static constexpr uint32_t kDescPerLine = 64 / sizeof(spec::pvirtq_desc);
+
+  /// A chain from the moment that it was found until its used descriptor is written.
+  struct Chain {
+    uint64_t addr;  // of its first descriptor, as are len and flags
+    uint32_t len;   // once it was put: the bytes written to it
+    uint16_t flags;
+    uint16_t id;
+    uint32_t count;  // descriptors
+    uint32_t rest;   // place of the second one in rest_
+  };
+
+  [[nodiscard]] Chain& chain(uint32_t number) const noexcept {
+    return chains_[(number - base_) & mask_];
+  }
+
+  /// Finds chains until `wanted` are known; returns how many are.
+  uint32_t look(uint32_t known, uint32_t wanted) noexcept {
+    // Start at the front again where possible: fewer cache lines.
+    if (found_ == shown_) {
+      base_ = found_;
+      rest_end_ = 0;
+    }
+    for (bool first = true; known < wanted && find_chain(); ++known) {
+      if (std::exchange(first, false)) prefetch(wanted - known);
+    }
+    return known;
+  }
+
+  /// The next descriptors, now that there are some: not those of an idle driver, who is about to
+  /// write there.
+  void prefetch(uint32_t count) noexcept {
+    const uint32_t end = std::min<uint32_t>(ahead_.index + count, layout_.size);
+    for (uint32_t i = ahead_.index; i < end; i += kDescPerLine) {
+      access_.prefetch_read(&layout_.desc[i]);
+    }
+  }
+
+  /// Copies the next chain, if there is one that we do not hold already.
+  bool find_chain() noexcept {
+    if (held_ == layout_.size) return false;
+    spec::pvirtq_desc desc;
+    if (!read_available(desc)) return false;
+    Chain& found = chain(found_);
+    found = {desc.addr, desc.len, desc.flags, desc.id, 1, rest_end_};
+    if ((desc.flags & spec::VIRTQ_DESC_F_NEXT) != 0 && !find_rest(found)) return false;
+    if (found.id >= layout_.size) [[unlikely]] {
+      fail(RingError::id_range);
+      return false;
+    }
+    held_ += found.count;
+    ++found_;
+    return true;
+  }
+
+  /// The descriptors after a chain's first one. False, and the ring broken, when they do not end:
+  /// nobody knows then where the next chain begins.
+  bool find_rest(Chain& chain) noexcept {
+    const uint32_t limit = std::min(layout_.size - held_, kMaxChain);
+    spec::pvirtq_desc desc;
+    do {
+      if (chain.count == limit) {
+        fail(RingError::chain_length);
+        return false;
+      }
+      // 2.8.17: the first descriptor is made available after all others.
+      if (!read_available(desc)) {
+        fail(RingError::chain_torn);
+        return false;
+      }
+      rest_[rest_end_++ & mask_] = desc;
+      ++chain.count;
+    } while ((desc.flags & spec::VIRTQ_DESC_F_NEXT) != 0);
+    chain.id = desc.id;  // 2.8.6: it is in the last one
+    return true;
+  }
+
+  /// Copies the descriptor at `ahead_` and moves on, if the driver made it available.
+  bool read_available(spec::pvirtq_desc& out) noexcept {
+    const spec::pvirtq_desc* at = &layout_.desc[ahead_.index];
+    // Pairs with the driver's release store of these flags (2.8.21.1): the descriptor, the rest of
+    // its chain and the bytes that it points to are visible after this.
+    const uint16_t flags = access_.load_acquire(&at->flags);
+    if ((flags & kPackedOwnerFlags) != packed_avail_flags(ahead_.wrap)) return false;
+    out = access_.template snapshot<spec::pvirtq_desc>(at);
+    out.flags = flags;  // a driver that changes its mind is not listened to
+    ahead_ = ahead_.advanced(1, layout_.size);
+    return true;
+  }
+
+  /// 2.8.7: one descriptor, no chain, whose table is used whole; but for WRITE, its flags and ids
+  /// mean nothing.
+  template <typename Visit>
+  ChainStatus walk_table(const Chain& chain, MemoryAccess want, Visit& visit) noexcept {
+    if (!indirect_ || chain.count != 1) return ChainStatus::kBadDescriptor;
+    const IndirectTable table = find_indirect_table(view_, chain.addr, chain.len);
+    if (table.status != ChainStatus::kOk) return table.status;
+    if (table.entries > kMaxChain) return ChainStatus::kBadDescriptor;
+    for (uint32_t i = 0; i < table.entries; ++i) {
+      ++walked_;
+      const auto desc =
+          access_.template snapshot<spec::pvirtq_desc>(table.data + i * sizeof(spec::pvirtq_desc));
+      const uint16_t flags = desc.flags & spec::VIRTQ_DESC_F_WRITE;
+      const ChainStatus status = element(desc.addr, desc.len, flags, want, visit);
+      if (status != ChainStatus::kOk) return status;
+    }
+    return ChainStatus::kOk;
+  }
+
+  template <typename Visit>
+  ChainStatus element(uint64_t addr, uint32_t len, uint16_t flags, MemoryAccess want,
+                      Visit& visit) noexcept {
+    constexpr uint16_t kKind = spec::VIRTQ_DESC_F_WRITE | spec::VIRTQ_DESC_F_INDIRECT;
+    if ((flags & kKind) != write_flag(want)) return ChainStatus::kBadDescriptor;
+    return visit_pieces(view_, addr, len, want, visit);
+  }
+
+  /// Descriptors of chains that were taken and are not published.
+  [[nodiscard]] uint32_t taken() const noexcept {
+    uint32_t count = 0;
+    for (uint32_t n = shown_; n != taken_; ++n) count += chain(n).count;
+    return count;
+  }
+
+  /// Writes the used descriptors of the chains before number `end`; returns how far that moved.
+  uint32_t write_used(uint32_t end) noexcept {
+    const PackedCursor first = used_;
+    const Chain& last = chain(end - 1);
+    uint32_t moved = chain(shown_).count;
+    if constexpr (kUsed == UsedEntries::kOneForMany) {
+      for (uint32_t n = shown_ + 1; n != end; ++n) moved += chain(n).count;
+      note_used(first, 1);
+      show_first(first, last.id, 0);
+    } else {
+      PackedCursor at = first.advanced(moved, layout_.size);
+      for (uint32_t n = shown_ + 1; n != end; ++n) {
+        const Chain& used = chain(n);
+        access_.store(half(at), used_half(used.id, used.len, at.wrap));
+        at = at.advanced(used.count, layout_.size);
+        moved += used.count;
+      }
+      note_used(first, moved - last.count + 1);
+      show_first(first, chain(shown_).id, chain(shown_).len);
+    }
+    shown_ = end;
+    held_ -= moved;
+    used_ = first.advanced(moved, layout_.size);
+    return moved;
+  }
+
+  /// Release: whoever acquires these flags sees the other used descriptors and the bytes written
+  /// to the chains.
+  void show_first(PackedCursor at, uint16_t id, uint32_t written) noexcept {
+    access_.store_release(half(at), used_half(id, written, at.wrap));
+  }
+
+  /// len, id and flags: the half of a descriptor that a device writes, stored as one.
+  [[nodiscard]] uint64_t* half(PackedCursor at) const noexcept {
+    return reinterpret_cast<uint64_t*>(&layout_.desc[at.index].len);
+  }
+  [[nodiscard]] static constexpr uint64_t used_half(uint16_t id, uint32_t written, bool wrap) {
+    const auto flags = static_cast<uint16_t>(packed_used_flags(wrap) |
+                                             (written != 0 ? spec::VIRTQ_DESC_F_WRITE : 0));
+    return written | (uint64_t{id} << 32) | (uint64_t{flags} << 48);
+  }
+
+  void note_used(PackedCursor from, uint32_t count) noexcept {
+    const uint32_t run = std::min(count, layout_.size - from.index);
+    view_.note_write(&layout_.desc[from.index], run * sizeof(spec::pvirtq_desc));
+    view_.note_write(&layout_.desc[0], (count - run) * sizeof(spec::pvirtq_desc));
+  }
+
+  /// 2.8.10: whether the driver wants to know that we went on by `moved` descriptors from `before`.
+  bool driver_wants_event(PackedCursor before, uint32_t moved) noexcept {
+    // Pairs with the driver's release store of the flags: the place was written before.
+    const uint16_t flags = access_.load_acquire(&layout_.driver->flags) & 3;
+    if (flags != spec::RING_EVENT_FLAGS_DESC || !event_idx_) {
+      return flags != spec::RING_EVENT_FLAGS_DISABLE;
+    }
+    const auto event = PackedCursor::from_wire(access_.load(&layout_.driver->desc));
+    const uint32_t lap = event.wrap == before.wrap ? 0 : layout_.size;
+    return event.index + lap - before.index < moved;  // places behind us are huge numbers
+  }
+
+  [[no_unique_address]] Access access_;
+  PackedLayout layout_;
+  uint32_t mask_;
+  bool indirect_;
+  bool event_idx_;
+  RingError error_ = RingError::none;
+  // Chains are numbered as they are found; see chain(). They lie there from shown_ to found_.
+  std::unique_ptr<Chain[]> chains_;
+  std::unique_ptr<spec::pvirtq_desc[]> rest_;  // descriptors but for the first ones of chains
+  uint32_t base_ = 0;  // number of the chain at the front of chains_
+  uint32_t found_ = 0;
+  uint32_t taken_ = 0;
+  uint32_t put_ = 0;
+  uint32_t shown_ = 0;
+  uint32_t rest_end_ = 0;
+  uint32_t held_ = 0;   // descriptors copied and not published as used
+  PackedCursor ahead_;  // first descriptor not copied yet
+  PackedCursor used_;   // where the next used descriptor goes
+  uint32_t walked_ = 0;
+  PeerView view_;
+};
+
+}  // namespace pollux::ring
