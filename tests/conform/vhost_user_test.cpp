@@ -231,22 +231,58 @@ TEST_F(BackendBytes, ARingFromItsFirstByteToItsLast) {
   const RingStart& ring = device.running[1];
   EXPECT_TRUE(ring.controls.enabled);
   EXPECT_EQ(ring.base, 0xffffU);
+  const auto& layout = std::get<ring::SplitLayout>(ring.layout);
   // The ring's descriptor table begins where the region does: 0x1000 into the file.
   const std::byte mark{0x5a};
   ASSERT_EQ(pwrite(memory.get(), &mark, 1, 0x1000), 1);
-  EXPECT_EQ(*reinterpret_cast<const std::byte*>(ring.layout.desc), mark);
-  EXPECT_EQ(reinterpret_cast<const std::byte*>(ring.layout.avail) -
-                reinterpret_cast<const std::byte*>(ring.layout.desc),
+  EXPECT_EQ(*reinterpret_cast<const std::byte*>(layout.desc), mark);
+  EXPECT_EQ(reinterpret_cast<const std::byte*>(layout.avail) -
+                reinterpret_cast<const std::byte*>(layout.desc),
             0x2000);
-  EXPECT_EQ(reinterpret_cast<const std::byte*>(ring.layout.used) -
-                reinterpret_cast<const std::byte*>(ring.layout.desc),
+  EXPECT_EQ(reinterpret_cast<const std::byte*>(layout.used) -
+                reinterpret_cast<const std::byte*>(layout.desc),
             0x3000);
   EXPECT_EQ(ring.memory->translate(GuestAddr{0x100000}, 1, MemoryAccess::kRead).data,
-            reinterpret_cast<std::byte*>(ring.layout.desc));
+            reinterpret_cast<std::byte*>(layout.desc));
   device.progress[1] = 2;
   EXPECT_EQ(ask("0b 00 00 00  01 00 00 00  08 00 00 00  01 00 00 00  00 00 00 00"),
             plain("0b 00 00 00  05 00 00 00  08 00 00 00  01 00 00 00  01 00 00 00"));
   EXPECT_TRUE(device.running.empty());
+}
+
+TEST_F(BackendBytes, APackedRing) {
+  // "Vring descriptor indices for packed virtqueues": bits 0-14 are the available index, bit 15 its
+  // wrap counter, bits 16-30 the used index, bit 31 its wrap counter. Here 3 and 1, 258 and 0.
+  device.offering.features |= spec::VIRTIO_F_RING_PACKED;
+  const UniqueFd memory = make_memory(0x10000);
+  const UniqueFd kick = make_event();
+  // Features VERSION_1 (32), RING_PACKED (34), and 30.
+  EXPECT_EQ(ask("02 00 00 00  01 00 00 00  08 00 00 00  00 00 00 40 05 00 00 00"), "");
+  EXPECT_EQ(ask("05 00 00 00  01 00 00 00  28 00 00 00  01 00 00 00 00 00 00 00"
+                "00 00 10 00 00 00 00 00  00 f0 00 00 00 00 00 00"
+                "00 00 00 00 00 7f 00 00  00 10 00 00 00 00 00 00",
+                {memory.get()}),
+            "");
+  // 300 entries.
+  EXPECT_EQ(ask("08 00 00 00  01 00 00 00  08 00 00 00  01 00 00 00  2c 01 00 00"), "");
+  EXPECT_EQ(ask("0a 00 00 00  01 00 00 00  08 00 00 00  01 00 00 00  03 80 02 01"), "");
+  // Descriptors, device area ("used"), driver area ("available"), log.
+  EXPECT_EQ(ask("09 00 00 00  01 00 00 00  28 00 00 00  01 00 00 00  00 00 00 00"
+                "00 00 00 00 00 7f 00 00  c4 12 00 00 00 7f 00 00"
+                "c0 12 00 00 00 7f 00 00  00 00 00 00 00 00 00 00"),
+            "");
+  EXPECT_EQ(ask("0c 00 00 00  01 00 00 00  08 00 00 00  01 00 00 00 00 00 00 00", {kick.get()}),
+            "");
+  ASSERT_TRUE(device.running.contains(1));
+  const auto& layout = std::get<ring::PackedLayout>(device.running[1].layout);
+  EXPECT_EQ(layout.size, 300U);
+  const auto* first = reinterpret_cast<const std::byte*>(layout.desc);
+  EXPECT_EQ(reinterpret_cast<const std::byte*>(layout.driver) - first, 0x12c0);
+  EXPECT_EQ(reinterpret_cast<const std::byte*>(layout.device) - first, 0x12c4);
+  EXPECT_EQ(ring::PackedPosition::from_wire(device.running[1].base),
+            (ring::PackedPosition{{3, true}, {258, false}}));
+  EXPECT_EQ(ask("0b 00 00 00  01 00 00 00  08 00 00 00  01 00 00 00  00 00 00 00"),
+            plain("0b 00 00 00  05 00 00 00  08 00 00 00  01 00 00 00  03 80 02 01"));
 }
 
 TEST_F(BackendBytes, RarpAndMtu) {

@@ -38,7 +38,8 @@ void must(bool condition, const char* what) {
 class TouchingDevice final : public vhost::BackendDevice {
  public:
   [[nodiscard]] vhost::DeviceOffer offer() const override {
-    return {.features = spec::VIRTIO_F_VERSION_1 | spec::VIRTIO_F_EVENT_IDX,
+    return {.features =
+                spec::VIRTIO_F_VERSION_1 | spec::VIRTIO_F_EVENT_IDX | spec::VIRTIO_F_RING_PACKED,
             .protocol_features = ~uint64_t{0},
             .vrings = 4,
             .queue_num = 2,
@@ -53,7 +54,9 @@ class TouchingDevice final : public vhost::BackendDevice {
     const auto ring = running_.extract(index);
     must(!ring.empty(), "a ring was stopped that did not run");
     touch(ring.mapped());
-    return ring.mapped().base + 1 & 0xffffU;
+    const vhost::RingStart& start = ring.mapped();
+    const bool split = std::holds_alternative<ring::SplitLayout>(start.layout);
+    return split ? start.base + 1 & 0xffffU : start.base;
   }
   void update_ring(uint16_t index, const vhost::RingControls& controls) override {
     must(running_.contains(index), "a ring was updated that did not run");
@@ -67,17 +70,23 @@ class TouchingDevice final : public vhost::BackendDevice {
   [[nodiscard]] bool idle() const { return running_.empty(); }
 
  private:
+  static void poke(void* at, size_t size) {
+    auto* bytes = static_cast<volatile char*>(at);
+    bytes[0] = bytes[0];
+    bytes[size - 1] = bytes[size - 1];
+  }
   static void touch(const vhost::RingStart& start) {
-    const auto& l = start.layout;
     const size_t event = (start.features & spec::VIRTIO_F_EVENT_IDX) != 0 ? 0 : 2;
-    const auto poke = [](void* at, size_t size) {
-      auto* bytes = static_cast<volatile char*>(at);
-      bytes[0] = bytes[0];
-      bytes[size - 1] = bytes[size - 1];
-    };
-    poke(l.desc, spec::desc_bytes(l.size));
-    poke(l.avail, spec::avail_bytes(l.size) - event);
-    poke(l.used, spec::used_bytes(l.size) - event);
+    if (const auto* l = std::get_if<ring::SplitLayout>(&start.layout)) {
+      poke(l->desc, spec::desc_bytes(l->size));
+      poke(l->avail, spec::avail_bytes(l->size) - event);
+      poke(l->used, spec::used_bytes(l->size) - event);
+    } else {
+      const auto& packed = std::get<ring::PackedLayout>(start.layout);
+      poke(packed.desc, spec::packed_desc_bytes(packed.size));
+      poke(packed.driver, sizeof *packed.driver);
+      poke(packed.device, sizeof *packed.device);
+    }
   }
 
   std::map<uint16_t, vhost::RingStart> running_;

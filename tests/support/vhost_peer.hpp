@@ -18,6 +18,7 @@
 #include <string>
 #include <string_view>
 #include <utility>
+#include <variant>
 #include <vector>
 
 #include "pollux/vhost/device.hpp"
@@ -159,7 +160,7 @@ inline std::vector<std::byte> wire(const vhost::Message& message) {
 class RecordingDevice : public vhost::BackendDevice {
  public:
   vhost::DeviceOffer offering{.features = spec::VIRTIO_F_VERSION_1 | spec::VIRTIO_F_EVENT_IDX |
-                                          spec::VIRTIO_F_INDIRECT_DESC,
+                                          spec::VIRTIO_F_INDIRECT_DESC | spec::VIRTIO_F_RING_PACKED,
                               .protocol_features = ~uint64_t{0},
                               .vrings = 2,
                               .queue_num = 1,
@@ -187,11 +188,13 @@ class RecordingDevice : public vhost::BackendDevice {
     EXPECT_TRUE(running.contains(index));
     note("stop", index);
     touch(running[index]);  // memory must still be there
-    const auto base = static_cast<uint16_t>(running[index].base + progress[index]);
+    const vhost::RingStart& ring = running[index];
+    const bool split = std::holds_alternative<ring::SplitLayout>(ring.layout);
+    const uint32_t base = split ? (ring.base + progress[index]) & 0xffff : ring.base;
     progress[index] = 0;
     running.erase(index);
     if (!stop_failure.empty()) return fail(ErrorCode::kTimeout, stop_failure);
-    return uint32_t{base};
+    return base;
   }
   void update_ring(uint16_t index, const vhost::RingControls& controls) override {
     ASSERT_TRUE(running.contains(index));
@@ -222,14 +225,21 @@ class RecordingDevice : public vhost::BackendDevice {
 
   // First and last byte of each part: what lies outside of the mapping faults here.
   static void touch(const vhost::RingStart& start) {
-    const auto& layout = start.layout;
-    volatile const auto* desc = reinterpret_cast<const char*>(layout.desc);
-    volatile const auto* avail = reinterpret_cast<const char*>(layout.avail);
-    volatile const auto* used = reinterpret_cast<const char*>(layout.used);
     const size_t event = (start.features & spec::VIRTIO_F_EVENT_IDX) != 0 ? 0 : 2;
-    (void)(desc[0] + desc[spec::desc_bytes(layout.size) - 1]);
-    (void)(avail[0] + avail[spec::avail_bytes(layout.size) - event - 1]);
-    (void)(used[0] + used[spec::used_bytes(layout.size) - event - 1]);
+    if (const auto* l = std::get_if<ring::SplitLayout>(&start.layout)) {
+      touch(l->desc, spec::desc_bytes(l->size));
+      touch(l->avail, spec::avail_bytes(l->size) - event);
+      touch(l->used, spec::used_bytes(l->size) - event);
+    } else {
+      const auto& packed = std::get<ring::PackedLayout>(start.layout);
+      touch(packed.desc, spec::packed_desc_bytes(packed.size));
+      touch(packed.driver, 4);
+      touch(packed.device, 4);
+    }
+  }
+  static void touch(const void* part, size_t size) {
+    const volatile auto* bytes = static_cast<const char*>(part);
+    (void)(bytes[0] + bytes[size - 1]);
   }
 };
 

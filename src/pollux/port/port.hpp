@@ -53,7 +53,7 @@ struct PortInfo {
     std::string name;  ///< "rx0", "tx0" as the switch sees it
     uint32_t size = 0;
     bool enabled = false;
-    std::string format;  ///< "split"
+    std::string format;  ///< "split", "packed in-order"; empty while it does not run
   };
   std::vector<Ring> rings;
   std::string memory;  ///< what the peer shared: "1 region, 512 MiB"

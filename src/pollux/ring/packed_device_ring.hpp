@@ -359,7 +359,7 @@ class PackedDeviceRing {
   // Chains are numbered as they are found; see chain(). They lie there from shown_ to found_.
   std::unique_ptr<Chain[]> chains_;
   std::unique_ptr<spec::pvirtq_desc[]> rest_;  // descriptors but for the first ones of chains
-  uint32_t base_ = 0;  // number of the chain at the front of chains_
+  uint32_t base_ = 0;                          // number of the chain at the front of chains_
   uint32_t found_ = 0;
   uint32_t taken_ = 0;
   uint32_t put_ = 0;

@@ -129,6 +129,8 @@ uint64_t BackendSession::virtio_features() const {
   return state_.features & ~VHOST_USER_F_PROTOCOL_FEATURES;
 }
 
+bool BackendSession::packed() const { return (state_.features & spec::VIRTIO_F_RING_PACKED) != 0; }
+
 Result<BackendSession::Reply> BackendSession::get_features(Message& message) {
   return make_reply(message.request, offer_.features);
 }
@@ -146,8 +148,10 @@ Result<BackendSession::Reply> BackendSession::set_features(Message& message) {
   // QEMU repeats it for each queue pair while others run: only a change disturbs them.
   if (!state_.features_known || features != state_.features) {
     if (auto ok = stop_all("the features change"); !ok) return forward(ok);
+    const bool was_packed = packed();
     state_.features_known = true;
     state_.features = features;
+    if (packed() != was_packed) forget_bases();
     device_.features_changed(virtio_features());
     try_start_all();
   }
@@ -159,6 +163,11 @@ Result<BackendSession::Reply> BackendSession::set_features(Message& message) {
     }
   }
   return Reply();
+}
+
+/// An index of one format means nothing in the other.
+void BackendSession::forget_bases() {
+  for (VringState& vring : state_.vrings) vring.base_known = false;
 }
 
 Result<BackendSession::Reply> BackendSession::get_protocol_features(Message& message) {

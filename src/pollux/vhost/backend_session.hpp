@@ -112,7 +112,6 @@ class BackendSession {
   [[nodiscard]] Result<MemorySlot> check_slot(const spec::VhostUserMemoryRegion& region,
                                               UniqueFd fd) const;
   [[nodiscard]] Result<RingStart> prepare_start(uint16_t index) const;
-  [[nodiscard]] Result<ring::SplitLayout> translate(const VringState& vring) const;
 
   // Each of the following applies; a failure of the device to stop a ring breaks the session.
   [[nodiscard]] Status stop(uint16_t index);
@@ -127,6 +126,9 @@ class BackendSession {
   void close_channel(const Error& because);
 
   [[nodiscard]] uint64_t virtio_features() const;
+  [[nodiscard]] bool packed() const;
+  [[nodiscard]] uint32_t base_of(const VringState& vring) const;
+  void forget_bases();
   [[nodiscard]] bool negotiated(uint64_t protocol_feature) const;
 
   BackendDevice& device_;

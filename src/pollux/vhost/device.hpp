@@ -10,8 +10,8 @@
 #include "pollux/base/fd.hpp"
 #include "pollux/base/result.hpp"
 #include "pollux/mem/peer_memory.hpp"
-#include "pollux/ring/split_layout.hpp"
 #include "pollux/spec/vhost_user.hpp"
+#include "pollux/vhost/ring_layout.hpp"
 
 namespace pollux::vhost {
 
@@ -50,10 +50,11 @@ struct RingControls {
 /// Everything a device needs to run one ring.
 struct RingStart {
   uint16_t index = 0;
-  /// Host pointers: inside `memory`, aligned as VIRTIO 1.3, 2.7 wants, each part whole in one
-  /// region.
-  ring::SplitLayout layout;
-  /// Available index of the first entry to process (split).
+  /// Host pointers: inside `memory`, aligned as VIRTIO 1.3, 2.7 and 2.8 want, each part whole in
+  /// one region.
+  RingLayout layout;
+  /// Where to go on, as SET_VRING_BASE says it: the available index of a split ring, a
+  /// ring::PackedPosition inside a packed one.
   uint32_t base = 0;
   uint64_t features = 0;  ///< negotiated
   /// VHOST_VRING_F_LOG: log writes to the used ring at log_guest_addr.
@@ -76,9 +77,9 @@ class BackendDevice {
   /// stopped, with the sentence shown as the reason; the session goes on.
   [[nodiscard]] virtual Status start_ring(const RingStart& start) = 0;
 
-  /// Takes a running ring from the workers, waits until none of them uses it, and returns the
-  /// available index of the next entry that was not processed. On failure (a worker did not come
-  /// by in time) the session ends; the device keeps what the worker may still use.
+  /// Takes a running ring from the workers, waits until none of them uses it, and returns where it
+  /// would go on, in the form of RingStart::base. On failure (a worker did not come by in time) the
+  /// session ends; the device keeps what the worker may still use.
   [[nodiscard]] virtual Result<uint32_t> stop_ring(uint16_t index) = 0;
 
   /// New controls for a running ring; the workers have seen them when this returns.

@@ -13,8 +13,6 @@
 namespace pollux::vhost {
 namespace {
 
-constexpr uint32_t kMaxSplitBase = 0xffff;
-
 /// An eventfd or a pipe, open the right way round, and never blocking: a worker waits for no peer.
 Status prepare_event_fd(int fd, int access) {
   struct stat st{};
@@ -58,11 +56,6 @@ Result<uint64_t> vring_fd_index(const Message& message) {
   return value & spec::VHOST_USER_VRING_IDX_MASK;
 }
 
-bool aligned(uint64_t address, size_t to) { return address % to == 0; }
-bool aligned(const std::byte* at, size_t to) {
-  return aligned(reinterpret_cast<uintptr_t>(at), to);
-}
-
 }  // namespace
 
 Result<uint16_t> BackendSession::check_index(uint64_t index) const {
@@ -78,13 +71,7 @@ Result<BackendSession::Reply> BackendSession::set_vring_num(Message& message) {
   auto index = check_index(wanted.index);
   if (!index) return forward(index);
   VringState& vring = state_.vrings[*index];
-  const bool packed = (state_.features & spec::VIRTIO_F_RING_PACKED) != 0;
-  if (packed ? wanted.num == 0 || wanted.num > spec::kMaxSplitQueueSize
-             : !ring::valid_split_size(wanted.num)) {
-    return fail(ErrorCode::kProtocol,
-                fmt::format("{} is not a ring size: it is a power of two up to {}", wanted.num,
-                            spec::kMaxSplitQueueSize));
-  }
+  if (auto ok = check_ring_size(packed(), wanted.num); !ok) return forward(ok);
   if (vring.started && vring.size != wanted.num) {
     return fail(ErrorCode::kProtocol, fmt::format("ring {} runs, its size can not change", *index));
   }
@@ -100,11 +87,7 @@ Result<BackendSession::Reply> BackendSession::set_vring_addr(Message& message) {
   if ((wanted.flags & ~spec::VHOST_VRING_F_LOG) != 0) {
     return fail(ErrorCode::kProtocol, fmt::format("ring flags {:#x} are unknown", wanted.flags));
   }
-  if (!aligned(wanted.desc_user_addr, spec::kDescAlign) ||
-      !aligned(wanted.avail_user_addr, spec::kAvailAlign) ||
-      !aligned(wanted.used_user_addr, spec::kUsedAlign)) {
-    return fail(ErrorCode::kProtocol, fmt::format("ring {} is misaligned", *index));
-  }
+  if (auto ok = check_ring_alignment(packed(), wanted); !ok) return forward(ok);
   VringState& vring = state_.vrings[*index];
   const bool same =
       vring.addresses_known && vring.flags == wanted.flags &&
@@ -126,17 +109,14 @@ Result<BackendSession::Reply> BackendSession::set_vring_base(Message& message) {
   const auto wanted = *message.get<spec::vhost_vring_state>();
   auto index = check_index(wanted.index);
   if (!index) return forward(index);
-  const bool packed = (state_.features & spec::VIRTIO_F_RING_PACKED) != 0;
-  if (!packed && wanted.num > kMaxSplitBase) {
-    return fail(ErrorCode::kProtocol,
-                fmt::format("{:#x} is not an index of a split ring", wanted.num));
-  }
   VringState& vring = state_.vrings[*index];
+  if (auto ok = check_ring_base(packed(), wanted.num, vring.size); !ok) return forward(ok);
   if (vring.started) {
     return fail(ErrorCode::kProtocol,
                 fmt::format("ring {} runs, its index can not change", *index));
   }
   vring.base = wanted.num;
+  vring.base_known = true;
   return Reply();
 }
 
@@ -149,7 +129,7 @@ Result<BackendSession::Reply> BackendSession::get_vring_base(Message& message) {
   vring.kick_known = false;  // it takes a new SET_VRING_KICK to start
   vring.controls.kick.reset();
   vring.stopped_because = "the front end stopped it";
-  return make_reply(message.request, spec::vhost_vring_state{asked.index, vring.base});
+  return make_reply(message.request, spec::vhost_vring_state{asked.index, base_of(vring)});
 }
 
 /// What SET_VRING_KICK, CALL and ERR have in common.
@@ -223,6 +203,7 @@ Status BackendSession::stop(uint16_t index) {
     return forward(base);
   }
   vring.base = *base;
+  vring.base_known = true;
   return {};
 }
 
@@ -249,6 +230,10 @@ void BackendSession::try_start(uint16_t index) {
   if (!started) log_.debug(fmt::format("ring {} can not start: {}", index, started.error().what));
 }
 
+uint32_t BackendSession::base_of(const VringState& vring) const {
+  return vring.base_known ? vring.base : initial_ring_base(packed());
+}
+
 /// What the device needs, or the first thing that is missing.
 Result<RingStart> BackendSession::prepare_start(uint16_t index) const {
   const VringState& vring = state_.vrings[index];
@@ -256,52 +241,20 @@ Result<RingStart> BackendSession::prepare_start(uint16_t index) const {
   if (!vring.addresses_known) return fail(ErrorCode::kNotFound, "its addresses are not known yet");
   if (!state_.features_known) return fail(ErrorCode::kNotFound, "features are not negotiated yet");
   if (!memory_) return fail(ErrorCode::kNotFound, "no memory is shared yet");
-  auto layout = translate(vring);
+  auto layout = translate_ring(*memory_, vring, state_.features);
   if (!layout) return forward(layout);
+  const uint32_t base = base_of(vring);
+  if (auto ok = check_ring_base(packed(), base, vring.size); !ok) return forward(ok);
   RingStart start;
   start.index = index;
   start.layout = *layout;
-  start.base = vring.base;
+  start.base = base;
   start.features = virtio_features();
   start.log_used = (vring.flags & spec::VHOST_VRING_F_LOG) != 0;
   start.log_guest_addr = vring.log;
   start.controls = vring.controls;
   start.memory = memory_;
   return start;
-}
-
-/// Each part must lie whole in one region. The event fields belong to the ring only if they are
-/// used: a legacy driver's ring may end right before them.
-Result<ring::SplitLayout> BackendSession::translate(const VringState& vring) const {
-  const bool event_idx = (state_.features & spec::VIRTIO_F_EVENT_IDX) != 0;
-  const size_t event = event_idx ? 0 : sizeof(uint16_t);
-  const struct Part {
-    const char* name;
-    UserAddr at;
-    size_t size;
-    size_t align;
-  } parts[] = {
-      {"descriptor table", vring.desc, spec::desc_bytes(vring.size), spec::kDescAlign},
-      {"available ring", vring.avail, spec::avail_bytes(vring.size) - event, spec::kAvailAlign},
-      {"used ring", vring.used, spec::used_bytes(vring.size) - event, spec::kUsedAlign},
-  };
-  std::byte* host[3] = {};
-  for (size_t i = 0; i < 3; ++i) {
-    const Part& part = parts[i];
-    const Translation found = memory_->translate_user(part.at, part.size);
-    if (found.status != TranslationStatus::kOk) {
-      return fail(ErrorCode::kProtocol,
-                  fmt::format("its {} ({} bytes at {:#x}) is not inside one shared region",
-                              part.name, part.size, part.at.value));
-    }
-    if (!aligned(found.data, part.align)) {
-      return fail(ErrorCode::kProtocol, fmt::format("its {} is misaligned", part.name));
-    }
-    host[i] = found.data;
-  }
-  return ring::SplitLayout{vring.size, reinterpret_cast<spec::virtq_desc*>(host[0]),
-                           reinterpret_cast<spec::virtq_avail*>(host[1]),
-                           reinterpret_cast<spec::virtq_used*>(host[2])};
 }
 
 }  // namespace pollux::vhost

@@ -29,7 +29,8 @@ struct VringState {
   UserAddr used;
   UserAddr avail;
   GuestAddr log;
-  uint32_t base = 0;          ///< valid while the ring is stopped
+  uint32_t base = 0;          ///< see RingStart::base; valid while the ring is stopped
+  bool base_known = false;    ///< SET_VRING_BASE came for this ring, or it ran before
   bool enable_known = false;  ///< SET_VRING_ENABLE came for this ring
   bool kick_known = false;    ///< SET_VRING_KICK came since the ring was last stopped
   RingControls controls;

@@ -4,9 +4,11 @@
 #include <gtest/gtest.h>
 #include <sys/eventfd.h>
 
+#include <array>
 #include <atomic>
 #include <chrono>
 #include <functional>
+#include <map>
 #include <memory>
 #include <string>
 #include <thread>
@@ -14,7 +16,9 @@
 
 #include "pollux/engine/engine.hpp"
 #include "pollux/ports/vhost_user/device.hpp"
+#include "pollux/spec/virtio_net.hpp"
 #include "tests/support/guest.hpp"
+#include "tests/support/packed_image.hpp"
 
 namespace pollux::vhost_user {
 namespace {
@@ -387,6 +391,113 @@ TEST_F(VhostUserDevice, CallDescriptorThatIsFullStopsNobody) {
   ASSERT_TRUE(device_.start_ring(start));
   EXPECT_EQ(poll(rx_[0]).size(), 1u);
   EXPECT_EQ(sends.image.used_idx(), 1);
+}
+
+/// One guest's memory and one of its packed rings.
+struct PackedGuestRing {
+  explicit PackedGuestRing(uint32_t size) : image(size), guest(64 << 10) {}
+
+  void offer_frame(const Bytes& frame, uint16_t id) {
+    Bytes all(kHdr);
+    all.insert(all.end(), frame.begin(), frame.end());
+    image.offer(guest.place(all), static_cast<uint32_t>(all.size()), 0, id);
+  }
+  void post(uint16_t id) { image.offer(guest.allocate(200), 200, kWrite, id); }
+  [[nodiscard]] vhost::RingStart start(uint16_t index, uint32_t base, uint64_t more = 0) const {
+    vhost::RingStart start;
+    start.index = index;
+    start.layout = image.layout();
+    start.base = base;
+    start.features = kFeatures | spec::VIRTIO_F_RING_PACKED | more;
+    start.controls.enabled = true;
+    start.memory = guest.shared_memory();
+    return start;
+  }
+
+  test::PackedImage image;
+  Guest guest;
+};
+
+TEST_F(VhostUserDevice, PackedRingsCarryFramesAndGoOnWhereTheyWere) {
+  PackedGuestRing sends(6);
+  PackedGuestRing receives(6);
+  uint32_t rx_base = 0x80008000;
+  uint32_t tx_base = 0x8000;  // as DPDK says it
+  for (unsigned life = 0; life < 5; ++life) {
+    ASSERT_TRUE(device_.start_ring(sends.start(1, rx_base)));
+    ASSERT_TRUE(device_.start_ring(receives.start(0, tx_base)));
+    for (uint16_t i = 0; i < 4; ++i) {
+      sends.offer_frame(pattern(60, life + i), i);
+      receives.post(i);
+    }
+    const uint32_t at = receives.image.next;
+    EXPECT_EQ(poll(rx_[0]), (std::vector<Bytes>{pattern(60, life), pattern(60, life + 1),
+                                                pattern(60, life + 2), pattern(60, life + 3)}));
+    EXPECT_EQ(send(tx_[0], 5).count, 1u);
+    rx_base = device_.stop_ring(1).value();
+    tx_base = device_.stop_ring(0).value();
+    // 4 entries further: 0x8004, then 2 in the second lap, and so on; used is the same.
+    constexpr std::array kBases{0x80048004U, 0x00020002U, 0x80008000U, 0x80048004U, 0x00020002U};
+    EXPECT_EQ(rx_base, kBases[life]);
+    EXPECT_EQ(tx_base, kBases[life]);
+    EXPECT_EQ(receives.image.id((at + 5) % 6), 3);
+    EXPECT_EQ(receives.image.len((at + 5) % 6), kHdr + 60);
+  }
+}
+
+TEST_F(VhostUserDevice, ChainsTakenAndNotReturnedByAnotherAreTakenAgain) {
+  // The back end before us was ahead by two chains that it never returned.
+  PackedGuestRing sends(8);
+  for (uint16_t i = 0; i < 4; ++i) sends.offer_frame(pattern(60, i), i);
+  ASSERT_TRUE(device_.start_ring(sends.start(1, 0x80008002)));
+  EXPECT_EQ(poll(rx_[0]).size(), 4u);
+}
+
+TEST_F(VhostUserDevice, FormatsAndOrdersAreTold) {
+  GuestRing split;
+  PackedGuestRing packed(10);
+  ASSERT_TRUE(device_.start_ring(split.start(0)));
+  ASSERT_TRUE(device_.start_ring(split.start(1, true, kFeatures | spec::VIRTIO_F_IN_ORDER)));
+  ASSERT_TRUE(device_.start_ring(packed.start(2, 0x80008000)));
+  ASSERT_TRUE(device_.start_ring(packed.start(3, 0x80008000, spec::VIRTIO_F_IN_ORDER)));
+  PortInfo info;
+  device_.describe(info);
+  std::map<std::string, std::string> formats;
+  for (const auto& ring : info.rings) formats[ring.name] = ring.format;
+  EXPECT_EQ(formats, (std::map<std::string, std::string>{{"tx0", "split"},
+                                                         {"rx0", "split in-order"},
+                                                         {"tx1", "packed"},
+                                                         {"rx1", "packed in-order"}}));
+}
+
+TEST_F(VhostUserDevice, InOrderReturnsABatchOfATransmitqWithOneEntry) {
+  GuestRing split;
+  PackedGuestRing packed(10);
+  for (uint16_t i = 0; i < 3; ++i) {
+    split.offer_frame(pattern(60, i));
+    packed.offer_frame(pattern(60, i), i);
+  }
+  ASSERT_TRUE(device_.start_ring(split.start(1, true, kFeatures | spec::VIRTIO_F_IN_ORDER)));
+  ASSERT_TRUE(device_.start_ring(packed.start(3, 0x80008000, spec::VIRTIO_F_IN_ORDER)));
+  EXPECT_EQ(poll(rx_[0]).size(), 3u);
+  EXPECT_EQ(poll(rx_[1]).size(), 3u);
+  EXPECT_EQ(split.image.used_idx(), 3);
+  EXPECT_EQ(split.image.used_id(0), 2u);
+  EXPECT_EQ(packed.image.id(0), 2);
+  EXPECT_TRUE(packed.image.used(0));
+  EXPECT_FALSE(packed.image.used(1));
+}
+
+TEST_F(VhostUserDevice, InOrderReturnsEachBufferOfAReceiveqWithItsLength) {
+  PackedGuestRing receives(10);
+  for (uint16_t i = 0; i < 3; ++i) receives.post(i);
+  ASSERT_TRUE(device_.start_ring(receives.start(0, 0x80008000, spec::VIRTIO_F_IN_ORDER)));
+  EXPECT_EQ(send(tx_[0], 3).count, 0u);
+  for (uint16_t i = 0; i < 3; ++i) {
+    EXPECT_TRUE(receives.image.used(i));
+    EXPECT_EQ(receives.image.id(i), i);
+    EXPECT_EQ(receives.image.len(i), kHdr + 60);
+  }
 }
 
 TEST_F(VhostUserDevice, AnnouncementIsAReverseArpRequest) {

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "pollux/vhost/backend_session.hpp"
 
+#include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
 #include "tests/support/vhost_peer.hpp"
@@ -21,6 +22,7 @@ using test::open_fds;
 using test::RecordingDevice;
 using test::region_at;
 using test::ring_at;
+using testing::HasSubstr;
 
 constexpr uint64_t kFeatures = VIRTIO_F_VERSION_1 | VHOST_USER_F_PROTOCOL_FEATURES;
 constexpr uint64_t kProtocol =
@@ -99,16 +101,101 @@ TEST_F(Session, RingStartsOnceEverythingIsKnown) {
   ASSERT_TRUE(runs(1));
   const RingStart& start = device.running[1];
   EXPECT_EQ(start.base, 77U);
-  EXPECT_EQ(start.layout.size, kRingSize);
+  const auto& layout = std::get<ring::SplitLayout>(start.layout);
+  EXPECT_EQ(layout.size, kRingSize);
   EXPECT_EQ(start.features, VIRTIO_F_VERSION_1);
   EXPECT_FALSE(start.controls.enabled);
   ASSERT_TRUE(start.controls.kick);
   EXPECT_EQ(start.controls.call, nullptr);
   // Ring 1 lies in the second page: descriptors at its start, available at 1024, used at 2048.
   const auto* base = start.memory->regions()[0].host + kPage;
-  EXPECT_EQ(reinterpret_cast<const std::byte*>(start.layout.desc), base);
-  EXPECT_EQ(reinterpret_cast<const std::byte*>(start.layout.avail), base + 1024);
-  EXPECT_EQ(reinterpret_cast<const std::byte*>(start.layout.used), base + 2048);
+  EXPECT_EQ(reinterpret_cast<const std::byte*>(layout.desc), base);
+  EXPECT_EQ(reinterpret_cast<const std::byte*>(layout.avail), base + 1024);
+  EXPECT_EQ(reinterpret_cast<const std::byte*>(layout.used), base + 2048);
+}
+
+TEST_F(Session, PackedRingStartsInItsOwnLayout) {
+  negotiate(kFeatures | VIRTIO_F_RING_PACKED);
+  share();
+  // 100 entries: no power of two. The driver area is where the available ring would be, the device
+  // area where the used ring would be.
+  tell(VHOST_USER_SET_VRING_NUM, vhost_vring_state{1, 100});
+  tell(VHOST_USER_SET_VRING_BASE, vhost_vring_state{1, 0x80638007});
+  auto at = ring_at(1);
+  at.avail_user_addr = at.desc_user_addr + 2000;
+  at.used_user_addr = at.desc_user_addr + 2004;
+  tell(VHOST_USER_SET_VRING_ADDR, at);
+  kick(1);
+  ASSERT_TRUE(runs(1)) << why(1);
+  const RingStart& start = device.running[1];
+  EXPECT_EQ(start.base, 0x80638007U);
+  const auto& layout = std::get<ring::PackedLayout>(start.layout);
+  EXPECT_EQ(layout.size, 100U);
+  const auto* base = start.memory->regions()[0].host + kPage;
+  EXPECT_EQ(reinterpret_cast<const std::byte*>(layout.desc), base);
+  EXPECT_EQ(reinterpret_cast<const std::byte*>(layout.driver), base + 2000);
+  EXPECT_EQ(reinterpret_cast<const std::byte*>(layout.device), base + 2004);
+  EXPECT_EQ(get_base(1), 0x80638007U);
+}
+
+TEST_F(Session, PackedRingsBeginWithWrapCountersOf1) {
+  negotiate(kFeatures | VIRTIO_F_RING_PACKED);
+  share();
+  EXPECT_EQ(get_base(0), 0x80008000U);
+  tell(VHOST_USER_SET_VRING_NUM, vhost_vring_state{0, 100});
+  tell(VHOST_USER_SET_VRING_ADDR, ring_at(0));
+  kick(0);
+  ASSERT_TRUE(runs(0)) << why(0);
+  EXPECT_EQ(device.running[0].base, 0x80008000U);
+}
+
+TEST_F(Session, PackedRingsAreCheckedByTheirOwnRules) {
+  negotiate(kFeatures | VIRTIO_F_RING_PACKED);
+  share();
+  const auto refused = [&](uint32_t request, const auto& payload) {
+    Message message = make_request(request, payload);
+    message.flags |= VHOST_USER_NEED_REPLY_MASK;
+    auto reply = send(std::move(message));
+    return reply && reply->has_value() && *(*reply)->template get<uint64_t>() != 0;
+  };
+  for (const uint32_t size : {0U, 32769U, 0xffffffffU}) {
+    EXPECT_TRUE(refused(VHOST_USER_SET_VRING_NUM, vhost_vring_state{0, size})) << size;
+  }
+  EXPECT_FALSE(refused(VHOST_USER_SET_VRING_NUM, vhost_vring_state{0, 100}));
+  for (const uint32_t base : {100U, 0x80640000U, 0xffffffffU}) {
+    EXPECT_TRUE(refused(VHOST_USER_SET_VRING_BASE, vhost_vring_state{0, base})) << base;
+  }
+  auto at = ring_at(0);
+  at.avail_user_addr += 2;  // would do for an available ring
+  EXPECT_TRUE(refused(VHOST_USER_SET_VRING_ADDR, at));
+  // Good when it came, but not for the size that came later.
+  EXPECT_FALSE(refused(VHOST_USER_SET_VRING_BASE, vhost_vring_state{0, 0x80638063}));
+  EXPECT_FALSE(refused(VHOST_USER_SET_VRING_NUM, vhost_vring_state{0, 99}));
+  EXPECT_FALSE(refused(VHOST_USER_SET_VRING_ADDR, ring_at(0)));
+  kick(0);
+  EXPECT_FALSE(runs(0));
+  EXPECT_EQ(why(0), "0x80638063 is not a position in a packed ring of 99 entries");
+}
+
+TEST_F(Session, PackedRingMustLieInOneRegion) {
+  negotiate(kFeatures | VIRTIO_F_RING_PACKED);
+  share();
+  tell(VHOST_USER_SET_VRING_NUM, vhost_vring_state{0, 100});
+  auto at = ring_at(0);
+  at.used_user_addr = kUser + kSize - 4;
+  at.desc_user_addr = kUser + kSize - 1600;
+  tell(VHOST_USER_SET_VRING_ADDR, at);
+  kick(0);
+  EXPECT_TRUE(runs(0)) << why(0);
+  at.used_user_addr += 4;
+  tell(VHOST_USER_SET_VRING_ADDR, at);
+  EXPECT_FALSE(runs(0));
+  EXPECT_THAT(why(0), HasSubstr("its device event suppression (4 bytes"));
+  at.used_user_addr = kUser;
+  at.desc_user_addr += 16;
+  tell(VHOST_USER_SET_VRING_ADDR, at);
+  EXPECT_FALSE(runs(0));
+  EXPECT_THAT(why(0), HasSubstr("its descriptor ring (1600 bytes"));
 }
 
 TEST_F(Session, RingStartsInWhateverOrderItIsTold) {

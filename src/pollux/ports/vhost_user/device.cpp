@@ -2,10 +2,10 @@
 #include "pollux/ports/vhost_user/device.hpp"
 
 #include <fmt/format.h>
+#include <sys/eventfd.h>
 
 #include <algorithm>
 #include <chrono>
-#include <type_traits>
 #include <utility>
 
 #include "pollux/packet/tx_offloads.hpp"
@@ -64,35 +64,22 @@ vhost::DeviceOffer NetDevice::offer() const {
 }
 
 Status NetDevice::start_ring(const vhost::RingStart& start) {
-  if (start.layout.size > config_.queue_size) {
-    return fail(ErrorCode::kUnsupported,
-                fmt::format("a ring of {} entries is larger than queue-size={}", start.layout.size,
-                            config_.queue_size));
+  if (const uint32_t size = vhost::size_of(start.layout); size > config_.queue_size) {
+    return fail(
+        ErrorCode::kUnsupported,
+        fmt::format("a ring of {} entries is larger than queue-size={}", size, config_.queue_size));
   }
-  // We return chains in the order in which we take them, so whatever a back end before us took and
-  // did not return starts at the used index: go on there, whatever base the front end remembers.
-  const uint16_t next = SharedAccess{}.load_acquire(&start.layout.used->idx);
-  const ring::DeviceRingConfig ring_config{
-      .layout = start.layout,
-      .next_avail = next,
-      .indirect = (start.features & spec::VIRTIO_F_INDIRECT_DESC) != 0,
-      .event_idx = (start.features & spec::VIRTIO_F_EVENT_IDX) != 0};
-  DeviceRing ring(ring_config, PeerView(*start.memory));
-  ring.suppress_notifications();
-  const auto set_up = [&](auto& slot) {
-    using Live = typename std::remove_reference_t<decltype(slot.live)>::element_type;
-    slot.live = std::make_unique<Live>(std::move(ring), start.features);
+  const auto set_up = [&](auto& slot, auto live) {
+    slot.live = std::move(live);
     slot.controls = std::make_unique<const vhost::RingControls>(start.controls);
     slot.live->controls.store(slot.controls.get());
-    slot.live->memory = start.memory;
-    slot.live->size = start.layout.size;
     slot.reported = false;
   };
   const size_t pair = start.index / 2;
   if (is_rx(start.index)) {
-    set_up(rx_rings_[pair]);
+    set_up(rx_rings_[pair], make_live_rx(start));
   } else {
-    set_up(tx_rings_[pair]);
+    set_up(tx_rings_[pair], make_live_tx(start));
   }
   publish(start.index);
   // A worker that sleeps is to look at the new ring.
@@ -139,7 +126,7 @@ Result<uint32_t> NetDevice::stop_ring(uint16_t index) {
       stranded.push_back(std::exchange(ring, {}));
       return fail(ErrorCode::kTimeout, "a worker did not let go of a ring in time");
     }
-    const uint32_t base = ring.live->queue.ring().next_avail();
+    const uint32_t base = ring.live->base();
     ring = {};
     return base;
   };
@@ -208,9 +195,10 @@ void NetDevice::describe(PortInfo& info) const {
   info.tx_queues = config_.queue_pairs;
   info.mtu = mtu_;
   const auto add = [&](const LiveRing* live, std::string name) {
-    PortInfo::Ring ring{std::move(name), 0, false, "split"};
+    PortInfo::Ring ring{std::move(name), 0, false, ""};
     if (live != nullptr) {
       ring.size = live->size;
+      ring.format = live->format;
       ring.enabled = live->enabled();
       const ring::RingError error = live->broken.load(std::memory_order_relaxed);
       if (error != ring::RingError::none) {

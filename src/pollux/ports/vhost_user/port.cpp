@@ -24,6 +24,8 @@ constexpr std::array kKeys{
     PortKey{"queues", "queue pairs offered to the front end, 1 to 128 (1)"},
     PortKey{"queue-size", "largest ring accepted, a power of two up to 32768 (32768)"},
     PortKey{"server", "on: listen on the socket; off: connect to it, for ever (on)"},
+    PortKey{"packed", "offer packed rings (on)"},
+    PortKey{"in-order", "offer use of buffers in order (on)"},
     PortKey{"mrg", "offer mergeable receive buffers (on)"},
     PortKey{"indirect", "offer indirect descriptors (on)"},
     PortKey{"event-idx", "offer event indices (on)"},
@@ -41,6 +43,8 @@ uint64_t offered_features(SpecReader& read, uint16_t queue_pairs) {
   using namespace spec;
   uint64_t features =
       VIRTIO_F_VERSION_1 | VIRTIO_F_ANY_LAYOUT | VIRTIO_NET_F_GUEST_ANNOUNCE | VIRTIO_NET_F_MTU;
+  if (read.get_bool("packed", true)) features |= VIRTIO_F_RING_PACKED;
+  if (read.get_bool("in-order", true)) features |= VIRTIO_F_IN_ORDER;
   if (read.get_bool("mrg", true)) features |= VIRTIO_NET_F_MRG_RXBUF;
   if (read.get_bool("indirect", true)) features |= VIRTIO_F_INDIRECT_DESC;
   if (read.get_bool("event-idx", true)) features |= VIRTIO_F_EVENT_IDX;

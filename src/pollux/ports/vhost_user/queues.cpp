@@ -50,8 +50,7 @@ void poll(void* self, Burst& burst) noexcept {
   LiveRx* live = slot.polled;
   if (live == nullptr) return;
   const size_t before = burst.size();
-  live->queue.poll(burst, slot.counters);
-  live->note(live->queue.ring().error());
+  live->poll(burst, slot.counters);
   if (!live->enabled()) [[unlikely]]
     discard(burst, before, slot.counters);
 }
@@ -59,7 +58,7 @@ void poll(void* self, Burst& burst) noexcept {
 void complete(void* self) noexcept {
   auto& slot = *static_cast<RxSlot*>(self);
   LiveRx* live = std::exchange(slot.polled, nullptr);
-  if (live != nullptr && live->queue.complete()) live->notify();
+  if (live != nullptr && live->complete()) live->notify();
 }
 
 Wake arm(void* self) noexcept {
@@ -69,14 +68,14 @@ Wake arm(void* self) noexcept {
   if (live == nullptr) return {Wake::kNever};
   const vhost::SharedFd& kick = live->controls.load()->kick;
   if (!kick || live->kick_useless) return {Wake::kByTime};
-  if (live->queue.arm()) return {Wake::kNow};
+  if (live->arm()) return {Wake::kNow};
   return {Wake::kSignal, kick->get()};
 }
 
 void disarm(void* self) noexcept {
   LiveRx* live = static_cast<RxSlot*>(self)->live.load();
   if (live == nullptr) return;
-  live->queue.disarm();
+  live->disarm();
   const vhost::SharedFd& kick = live->controls.load()->kick;
   if (kick) live->kick_useless = !drain_event_fd(kick->get());
 }
@@ -86,15 +85,9 @@ DropReason send(void* self, Burst& burst) noexcept {
   LiveTx* live = slot.filled != nullptr ? slot.filled : slot.live.load();
   if (live == nullptr) return DropReason::receiver_down;
   const std::lock_guard guard(live->lock);
-  if (slot.filled == nullptr) {
-    slot.filled = live;
-    live->turns.begin(slot.turn, live->queue.filled());
-  }
-  live->queue.send(burst, slot.counters);
-  const ring::RingError error = live->queue.ring().error();
-  live->note(error);
-  return error == ring::RingError::none ? DropReason::receiver_ring_full
-                                        : DropReason::receiver_down;
+  OpenTurn* begins = std::exchange(slot.filled, live) == nullptr ? &slot.turn : nullptr;
+  return live->send(burst, slot.counters, begins) ? DropReason::receiver_ring_full
+                                                  : DropReason::receiver_down;
 }
 
 void flush(void* self) noexcept {
@@ -104,7 +97,7 @@ void flush(void* self) noexcept {
   bool wanted = false;
   {
     const std::lock_guard guard(live->lock);
-    wanted = live->queue.publish(live->turns.end(slot.turn, live->queue.filled()));
+    wanted = live->end(slot.turn);
   }
   if (wanted) live->notify();
 }

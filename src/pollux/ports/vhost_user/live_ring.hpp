@@ -1,0 +1,82 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <atomic>
+#include <cstdint>
+#include <memory>
+
+#include "pollux/base/queue_counters.hpp"
+#include "pollux/base/result.hpp"
+#include "pollux/base/spin_lock.hpp"
+#include "pollux/packet/burst.hpp"
+#include "pollux/ports/vhost_user/open_turns.hpp"
+#include "pollux/ring/ring_error.hpp"
+#include "pollux/vhost/device.hpp"
+
+namespace pollux::vhost_user {
+
+/// What both directions of a running ring have in common. Made and freed by control; between
+/// publication and quiescence the fields belong to the workers, but for the atomic ones.
+///
+/// The ring's format, and whether it is in order, are settled when it is made: behind the virtual
+/// functions, which are called once a burst, is code for that format alone.
+struct LiveRing {
+  virtual ~LiveRing() = default;
+
+  /// Where the ring would go on, as vhost::BackendDevice::stop_ring wants it. Control only, when no
+  /// worker uses the ring.
+  [[nodiscard]] virtual uint32_t base() const noexcept = 0;
+
+  /// Why the peer's ring is stopped: written once by a worker, read by control.
+  std::atomic<ring::RingError> broken{ring::RingError::none};
+  /// Replaced whole by control, so that no packet is lost when a front end changes its call
+  /// descriptor; the one before is freed after quiescence.
+  std::atomic<const vhost::RingControls*> controls{nullptr};
+  std::shared_ptr<const PeerMemory> memory;
+  uint32_t size = 0;
+  const char* format = "";  ///< for people
+
+  [[nodiscard]] bool enabled() const noexcept { return controls.load()->enabled; }
+
+  void note(ring::RingError error) noexcept {
+    if (error != ring::RingError::none) [[unlikely]] {
+      broken.store(error, std::memory_order_relaxed);
+    }
+  }
+
+  /// Wakes the driver. A descriptor that can take no more is one that was not read yet.
+  void notify() const noexcept;
+};
+
+/// A running transmitq: the driver sends, the switch receives.
+struct LiveRx : LiveRing {
+  /// Appends what the driver sent.
+  virtual void poll(Burst& burst, QueueCounters& counters) noexcept = 0;
+  /// Returns everything polled; true when the driver wants to be notified.
+  [[nodiscard]] virtual bool complete() noexcept = 0;
+  /// Asks the driver for a kick; true when there is something already. See RxQueue::arm.
+  [[nodiscard]] virtual bool arm() noexcept = 0;
+  virtual void disarm() noexcept = 0;
+
+  /// The kick descriptor is of a kind that can not wake us. The polling worker's.
+  bool kick_useless = false;
+};
+
+/// A running receiveq: the switch sends, the driver receives. Several workers may share it.
+struct LiveTx : LiveRing {
+  SpinLock lock;    ///< held for a burst, by whoever calls these
+  OpenTurns turns;  ///< under the lock
+
+  /// Takes what the driver has room for; false on a broken ring. `begins`: the worker's turn, if it
+  /// begins with this.
+  [[nodiscard]] virtual bool send(Burst& burst, QueueCounters& counters,
+                                  OpenTurn* begins) noexcept = 0;
+  /// Shows what turns up to this one sent; true when the driver wants to be notified.
+  [[nodiscard]] virtual bool end(OpenTurn& turn) noexcept = 0;
+};
+
+/// Make a ring run, from where the peer has it now.
+[[nodiscard]] std::unique_ptr<LiveRx> make_live_rx(const vhost::RingStart& start);
+[[nodiscard]] std::unique_ptr<LiveTx> make_live_tx(const vhost::RingStart& start);
+
+}  // namespace pollux::vhost_user

@@ -1,0 +1,43 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <cstdint>
+#include <variant>
+
+#include "pollux/base/result.hpp"
+#include "pollux/mem/peer_memory.hpp"
+#include "pollux/ring/packed_layout.hpp"
+#include "pollux/ring/split_layout.hpp"
+#include "pollux/spec/vhost_user.hpp"
+
+namespace pollux::vhost {
+
+struct VringState;
+
+/// Where a ring lies in this process, in the format that was negotiated.
+using RingLayout = std::variant<ring::SplitLayout, ring::PackedLayout>;
+
+[[nodiscard]] inline uint32_t size_of(const RingLayout& layout) {
+  return std::visit([](const auto& l) { return l.size; }, layout);
+}
+
+// What messages say of a ring, checked by the rules of its format. Errors: kProtocol.
+
+/// SET_VRING_NUM: 2.7 and 2.8.
+[[nodiscard]] Status check_ring_size(bool packed, uint32_t size);
+/// SET_VRING_ADDR: 2.7 and 2.8.10.1.
+[[nodiscard]] Status check_ring_alignment(bool packed, const spec::vhost_vring_addr& addr);
+/// SET_VRING_BASE: an index of 16 bits, or places inside a ring of `size`; 0: not known yet.
+[[nodiscard]] Status check_ring_base(bool packed, uint32_t base, uint32_t size);
+
+/// What a ring that never got SET_VRING_BASE starts with (2.8.1: packed counters begin at 1).
+[[nodiscard]] constexpr uint32_t initial_ring_base(bool packed) {
+  return packed ? ring::PackedPosition{}.to_wire() : 0;
+}
+
+/// Host pointers to the parts of a ring whose size and addresses are known. Each part lies whole
+/// in one region, aligned. `features`: negotiated.
+[[nodiscard]] Result<RingLayout> translate_ring(const PeerMemory& memory, const VringState& vring,
+                                                uint64_t features);
+
+}  // namespace pollux::vhost
