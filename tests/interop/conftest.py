@@ -14,13 +14,14 @@ class Loop:
     other. It is primed with a bounded number of packets, so that no ring overflows."""
 
     def __init__(self, supervisor, switch, *, a="a", b="b", macs=(MAC_A, MAC_B), queues=1,
-                 queue_size=1024, frame_size=64, mrg_rxbuf=True, vectorized=False, server=False,
-                 options=(), **more):
+                 queue_size=1024, frame_size=64, mrg_rxbuf=True, vectorized=False, packed=False,
+                 in_order=False, server=False, options=(), **more):
         sockets = (switch.socket(a), switch.socket(b))
         self.switch, self.names, self.queues = switch, (a, b), queues
         self.frame_size, self.server = frame_size, server
         vdevs = [tp.virtio_user(path, mac=mac, queues=queues, queue_size=queue_size,
-                                mrg_rxbuf=mrg_rxbuf, vectorized=vectorized, server=server)
+                                mrg_rxbuf=mrg_rxbuf, vectorized=vectorized, packed=packed,
+                                in_order=in_order, server=server)
                  for path, mac in zip(sockets, macs)]
         # Two receive rings full, two transmit rings that keep what they sent, and some to spare.
         mbufs = max(8192, 5 * queue_size * queues + 2048)

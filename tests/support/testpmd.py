@@ -31,11 +31,12 @@ class PortStats:
 
 
 def virtio_user(path: str, *, mac: str, queues: int = 1, queue_size: int = 1024,
-                mrg_rxbuf: bool = True, vectorized: bool = False, server: bool = False,
-                extra: str = "") -> str:
-    """The --vdev text of a virtio-user port, without its name: split ring, not in order."""
+                mrg_rxbuf: bool = True, vectorized: bool = False, packed: bool = False,
+                in_order: bool = False, server: bool = False, extra: str = "") -> str:
+    """The --vdev text of a virtio-user port, without its name."""
     return (f"path={path},mac={mac},queues={queues},queue_size={queue_size},"
-            f"mrg_rxbuf={int(mrg_rxbuf)},in_order=0,packed_vq=0,vectorized={int(vectorized)}"
+            f"mrg_rxbuf={int(mrg_rxbuf)},in_order={int(in_order)},packed_vq={int(packed)},"
+            f"vectorized={int(vectorized)}"
             f"{',server=1' if server else ''}{extra}")
 
 
