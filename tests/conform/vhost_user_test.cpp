@@ -153,6 +153,16 @@ TEST_F(FrontendBytes, MemorySlots) {
       0);
 }
 
+TEST_F(FrontendBytes, SetLogBaseAndFd) {
+  const UniqueFd log = make_memory(0x3000);
+  answer("06 00 00 00  05 00 00 00  00 00 00 00");  // its own reply, without a payload
+  ASSERT_TRUE(frontend.set_log_base(log.get(), 0x1000, 0x2000));
+  expect("06 00 00 00  01 00 00 00  10 00 00 00  00 20 00 00 00 00 00 00  00 10 00 00 00 00 00 00",
+         1);
+  ASSERT_TRUE(frontend.set_log_fd(log.get()));
+  expect("07 00 00 00  01 00 00 00  00 00 00 00", 1);
+}
+
 TEST_F(FrontendBytes, Status) {
   ASSERT_TRUE(frontend.set_status(15));
   expect("27 00 00 00  01 00 00 00  08 00 00 00  0f 00 00 00 00 00 00 00");
@@ -283,6 +293,27 @@ TEST_F(BackendBytes, APackedRing) {
             (ring::PackedPosition{{3, true}, {258, false}}));
   EXPECT_EQ(ask("0b 00 00 00  01 00 00 00  08 00 00 00  01 00 00 00  00 00 00 00"),
             plain("0b 00 00 00  05 00 00 00  08 00 00 00  01 00 00 00  03 80 02 01"));
+}
+
+TEST_F(BackendBytes, LogBaseAndFd) {
+  const UniqueFd log = make_memory(0x3000);
+  const UniqueFd event = make_event();
+  EXPECT_EQ(ask("10 00 00 00  01 00 00 00  08 00 00 00  0a 00 00 00 00 00 00 00"), "");
+  // REPLY_ACK makes no difference to a message with a reply of its own.
+  const std::string place = "10 00 00 00  00 20 00 00 00 00 00 00  00 10 00 00 00 00 00 00";
+  const std::string reply = plain("06 00 00 00  05 00 00 00  00 00 00 00");
+  EXPECT_EQ(ask("06 00 00 00  01 00 00 00" + place, {log.get()}), reply);
+  EXPECT_EQ(ask("06 00 00 00  09 00 00 00" + place, {log.get()}), reply);
+  ASSERT_TRUE(session->dirty_log());
+  EXPECT_EQ(session->dirty_log()->pages(), 0x10000U);
+  EXPECT_EQ(ask("07 00 00 00  09 00 00 00  00 00 00 00", {event.get()}),
+            plain("07 00 00 00  05 00 00 00  08 00 00 00  00 00 00 00 00 00 00 00"));
+  session->dirty_log()->mark(0, 1);
+  session->tell_of_dirty_pages();
+  session->tell_of_dirty_pages();
+  uint64_t told = 0;
+  ASSERT_EQ(read(event.get(), &told, sizeof told), 8);
+  EXPECT_EQ(told, 1U);
 }
 
 TEST_F(BackendBytes, RarpAndMtu) {

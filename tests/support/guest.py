@@ -53,8 +53,11 @@ class Guest:
 
     def __init__(self, supervisor: Supervisor, name: str, nics: Sequence[Nic], *,
                  megabytes: int = 384, vcpus: int = 1, slots: int = 0, max_megabytes: int = 0,
-                 cpus: Sequence[int] | None = None) -> None:
-        """`slots` and `max_megabytes` leave room for memory that is plugged in later."""
+                 cpus: Sequence[int] | None = None, alone: bool = False,
+                 incoming: str = "") -> None:
+        """`slots` and `max_megabytes` leave room for memory that is plugged in later. `alone`: with
+        busybox and without the host's files, so that it can be migrated. `incoming`: QEMU waits
+        there for a guest to be migrated to it."""
         files = Path(subprocess.run([_PREPARE], capture_output=True, text=True,
                                     check=True).stdout.strip())
         self.name = name
@@ -70,9 +73,11 @@ class Guest:
                 "-serial", "chardev:agent",
                 "-qmp", f"unix:{self._monitor_path},server=on,wait=off",
                 "-kernel", files / "vmlinuz", "-initrd", files / "initrd", "-append",
-                "console=ttyS0 panic=-1 quiet loglevel=4 memhp_default_state=online_movable",
-                "-virtfs", "local,path=/,mount_tag=host,security_model=none,readonly=on,"
-                "multidevs=remap"]
+                "console=ttyS0 panic=-1 quiet loglevel=4 memhp_default_state=online_movable"
+                + (" pollux.alone" if alone else "")]
+        if not alone:
+            argv += ["-virtfs", "local,path=/,mount_tag=host,security_model=none,readonly=on,"
+                     "multidevs=remap"]
         for index, nic in enumerate(nics):
             options = ",server=on,wait=off" if nic.server else ""
             if nic.reconnect:
@@ -85,6 +90,8 @@ class Guest:
             argv += ["-chardev", f"socket,id=c{index},path={nic.socket}{options}",
                      "-netdev", f"vhost-user,id=n{index},chardev=c{index}{queues}",
                      "-device", device]
+        if incoming:
+            argv += ["-incoming", incoming]
         self.child = supervisor.start(argv, name=f"guest-{name}", cpus=cpus)
         self._monitor = None
         self._tokens = 0

@@ -202,6 +202,13 @@ class RecordingDevice : public vhost::BackendDevice {
     running[index].controls = controls;
     touch(running[index]);
   }
+  [[nodiscard]] Status update_log(uint16_t index, std::shared_ptr<const WriteLog> log) override {
+    EXPECT_TRUE(running.contains(index));
+    note("log", index);
+    running[index].log = std::move(log);
+    touch(running[index]);
+    return {};
+  }
   void features_changed(uint64_t features) override {
     EXPECT_TRUE(running.empty());
     negotiated = features;

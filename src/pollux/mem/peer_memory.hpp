@@ -98,8 +98,10 @@ class PeerMemory {
   std::vector<PeerRegion> regions_;  // sorted by guest address
 };
 
+class WriteLog;
+
 /// One user's window on a PeerMemory, with the region that it hit last: what a queue uses on the
-/// fast path. Not thread-safe; lives no longer than the PeerMemory.
+/// fast path. Not thread-safe, but for set_log; lives no longer than the PeerMemory.
 class PeerView {
  public:
   explicit PeerView(const PeerMemory& memory) : memory_(&memory) {}
@@ -112,17 +114,37 @@ class PeerView {
     return translate_slowly(addr, len, access);
   }
 
-  /// Every write to peer memory is reported here, before the index that shows it is published:
-  /// the one place where live migration's dirty log hooks in.
-  void note_write(const void* /*host*/, size_t /*size*/) const noexcept {}
+  /// Every write to a buffer is reported here, and every write to the ring itself to the next: the
+  /// place where live migration's dirty log hooks in. After the write, because the front end
+  /// clears a mark before it reads the page; and before the index that shows it is published.
+  void note_write(const void* host, size_t size) const noexcept {
+    if (const WriteLog* log = now_logged(); log != nullptr) [[unlikely]]
+      note_buffer(*log, host, size);
+  }
+  /// The index that publishes is a write too: note it once it is out.
+  void note_ring_write(const void* host, size_t size) const noexcept {
+    if (const WriteLog* log = now_logged(); log != nullptr) [[unlikely]]
+      note_ring(*log, host, size);
+  }
+
+  /// Where writes are marked from now on; null: nowhere. Control may call this while a worker uses
+  /// the view: once the worker has passed a quiescent point, all its writes go to the new log, and
+  /// the one before may be freed.
+  void set_log(const WriteLog* log) noexcept { __atomic_store_n(&log_, log, __ATOMIC_RELEASE); }
 
  private:
+  [[nodiscard]] const WriteLog* now_logged() const noexcept {
+    return __atomic_load_n(&log_, __ATOMIC_ACQUIRE);
+  }
+  static void note_buffer(const WriteLog& log, const void* host, size_t size) noexcept;
+  static void note_ring(const WriteLog& log, const void* host, size_t size) noexcept;
   Translation translate_slowly(uint64_t addr, uint64_t len, MemoryAccess access) noexcept;
 
   const PeerMemory* memory_;
   uint64_t start_ = 0;  // guest address, length and place of the region hit last
   uint64_t size_ = 0;
   std::byte* host_ = nullptr;
+  const WriteLog* log_ = nullptr;  // written by control, read by a worker
 };
 
 }  // namespace pollux

@@ -147,7 +147,7 @@ class PackedDeviceRing {
     // Release: whoever acquires these flags sees the place.
     access_.store_release(&layout_.device->flags,
                           event_idx_ ? spec::RING_EVENT_FLAGS_DESC : spec::RING_EVENT_FLAGS_ENABLE);
-    view_.note_write(layout_.device, sizeof *layout_.device);
+    view_.note_ring_write(layout_.device, sizeof *layout_.device);
     // 2.8.10: the wish must be out before the driver's flags are read, else both sides could wait
     // for each other.
     access_.full_fence();
@@ -157,7 +157,7 @@ class PackedDeviceRing {
   /// Asks the driver not to notify us of new chains, since we poll (2.8.10).
   void suppress_notifications() noexcept {
     access_.store(&layout_.device->flags, spec::RING_EVENT_FLAGS_DISABLE);
-    view_.note_write(&layout_.device->flags, sizeof(uint16_t));
+    view_.note_ring_write(&layout_.device->flags, sizeof(uint16_t));
   }
 
   /// Marks the ring broken; it gives no more chains.
@@ -297,7 +297,6 @@ class PackedDeviceRing {
     uint32_t moved = chain(shown_).count;
     if constexpr (kUsed == UsedEntries::kOneForMany) {
       for (uint32_t n = shown_ + 1; n != end; ++n) moved += chain(n).count;
-      note_used(first, 1);
       show_first(first, last.id, 0);
     } else {
       PackedCursor at = first.advanced(moved, layout_.size);
@@ -320,6 +319,7 @@ class PackedDeviceRing {
   /// to the chains.
   void show_first(PackedCursor at, uint16_t id, uint32_t written) noexcept {
     access_.store_release(half(at), used_half(id, written, at.wrap));
+    view_.note_ring_write(&layout_.desc[at.index], sizeof(spec::pvirtq_desc));
   }
 
   /// len, id and flags: the half of a descriptor that a device writes, stored as one.
@@ -334,8 +334,8 @@ class PackedDeviceRing {
 
   void note_used(PackedCursor from, uint32_t count) noexcept {
     const uint32_t run = std::min(count, layout_.size - from.index);
-    view_.note_write(&layout_.desc[from.index], run * sizeof(spec::pvirtq_desc));
-    view_.note_write(&layout_.desc[0], (count - run) * sizeof(spec::pvirtq_desc));
+    view_.note_ring_write(&layout_.desc[from.index], run * sizeof(spec::pvirtq_desc));
+    view_.note_ring_write(&layout_.desc[0], (count - run) * sizeof(spec::pvirtq_desc));
   }
 
   /// 2.8.10: whether the driver wants to know that we went on by `moved` descriptors from `before`.

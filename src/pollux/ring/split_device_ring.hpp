@@ -179,6 +179,7 @@ class SplitDeviceRing {
     published_used_ = until;
     // Release: whoever acquires this index sees the entries and the bytes written to the chains.
     access_.store_release(&layout_.used->idx, until);
+    view_.note_ring_write(&layout_.used->idx, sizeof(uint16_t));
     // 2.7.7.2, 2.7.10: the index must be out before the driver's wish is read, else both sides
     // could wait for each other.
     access_.full_fence();
@@ -194,10 +195,10 @@ class SplitDeviceRing {
   /// are there already, of which it will not tell.
   [[nodiscard]] bool request_notifications() noexcept {
     access_.store(&layout_.used->flags, uint16_t{0});
-    view_.note_write(&layout_.used->flags, sizeof(uint16_t));
+    view_.note_ring_write(&layout_.used->flags, sizeof(uint16_t));
     if (event_idx_) {
       access_.store(layout_.avail_event(), avail_idx_);
-      view_.note_write(layout_.avail_event(), sizeof(uint16_t));
+      view_.note_ring_write(layout_.avail_event(), sizeof(uint16_t));
     }
     // 2.7.10: the wish must be out before the driver's index is read, else both sides could wait
     // for each other.
@@ -209,10 +210,10 @@ class SplitDeviceRing {
   /// is no off switch, and flags must be 0: an event index half of all numbers away is as good.
   void suppress_notifications() noexcept {
     access_.store(&layout_.used->flags, event_idx_ ? uint16_t{0} : spec::VIRTQ_USED_F_NO_NOTIFY);
-    view_.note_write(&layout_.used->flags, sizeof(uint16_t));
+    view_.note_ring_write(&layout_.used->flags, sizeof(uint16_t));
     if (!event_idx_) return;
     access_.store(layout_.avail_event(), static_cast<uint16_t>(next_avail_ + 0x8000));
-    view_.note_write(layout_.avail_event(), sizeof(uint16_t));
+    view_.note_ring_write(layout_.avail_event(), sizeof(uint16_t));
   }
 
   /// Marks the ring broken; it gives no more chains.
@@ -234,9 +235,8 @@ class SplitDeviceRing {
     if (count == 0) return;
     const uint16_t first = from & mask_;
     const auto run = static_cast<uint16_t>(std::min<uint32_t>(count, layout_.size - first));
-    view_.note_write(&layout_.used->ring[first], run * sizeof(spec::virtq_used_elem));
-    view_.note_write(&layout_.used->ring[0], (count - run) * sizeof(spec::virtq_used_elem));
-    view_.note_write(&layout_.used->idx, sizeof(uint16_t));
+    view_.note_ring_write(&layout_.used->ring[first], run * sizeof(spec::virtq_used_elem));
+    view_.note_ring_write(&layout_.used->ring[0], (count - run) * sizeof(spec::virtq_used_elem));
   }
 
   [[no_unique_address]] Access access_;

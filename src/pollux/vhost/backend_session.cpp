@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // The session's frame: which handler takes a request, what becomes of a refusal, negotiation.
-// Memory is in session_memory.cpp, rings are in session_rings.cpp, the way back to the front end in
-// session_channel.cpp.
+// Memory is in session_memory.cpp, rings are in session_rings.cpp, the log of dirty pages is in
+// session_log.cpp, the way back to the front end in session_channel.cpp.
 #include "pollux/vhost/backend_session.hpp"
 
 #include <fmt/format.h>
@@ -18,6 +18,9 @@ BackendSession::BackendSession(BackendDevice& device, Log log)
     : device_(device), log_(std::move(log)), offer_(device.offer()) {
   offer_.features |= VHOST_USER_F_PROTOCOL_FEATURES;
   offer_.protocol_features &= kProtocolFeatures;
+  if ((offer_.protocol_features & spec::VHOST_USER_PROTOCOL_F_LOG_SHMFD) != 0) {
+    offer_.features |= spec::VHOST_F_LOG_ALL;
+  }
   offer_.vrings = static_cast<uint16_t>(std::min<uint32_t>(offer_.vrings, spec::kMaxVrings));
   offer_.mem_slots = std::min(offer_.mem_slots, spec::kMaxMemSlots);
   state_.vrings.resize(offer_.vrings);
@@ -36,6 +39,7 @@ void BackendSession::end() noexcept {
   state_.last_problem = last.last_problem;
   state_.vrings.resize(offer_.vrings);
   memory_.reset();
+  dirty_log_.reset();
 }
 
 BackendSession::Handler BackendSession::find_handler(uint32_t request) {
@@ -56,6 +60,8 @@ BackendSession::Handler BackendSession::find_handler(uint32_t request) {
       Row{spec::VHOST_USER_SET_MEM_TABLE, &S::set_mem_table},
       Row{spec::VHOST_USER_ADD_MEM_REG, &S::add_mem_reg},
       Row{spec::VHOST_USER_REM_MEM_REG, &S::rem_mem_reg},
+      Row{spec::VHOST_USER_SET_LOG_BASE, &S::set_log_base},
+      Row{spec::VHOST_USER_SET_LOG_FD, &S::set_log_fd},
       Row{spec::VHOST_USER_SET_VRING_NUM, &S::set_vring_num},
       Row{spec::VHOST_USER_SET_VRING_ADDR, &S::set_vring_addr},
       Row{spec::VHOST_USER_SET_VRING_BASE, &S::set_vring_base},
@@ -126,7 +132,7 @@ bool BackendSession::negotiated(uint64_t protocol_feature) const {
 }
 
 uint64_t BackendSession::virtio_features() const {
-  return state_.features & ~VHOST_USER_F_PROTOCOL_FEATURES;
+  return state_.features & ~(VHOST_USER_F_PROTOCOL_FEATURES | spec::VHOST_F_LOG_ALL);
 }
 
 bool BackendSession::packed() const { return (state_.features & spec::VIRTIO_F_RING_PACKED) != 0; }
@@ -147,13 +153,7 @@ Result<BackendSession::Reply> BackendSession::set_features(Message& message) {
   if (auto ok = check_features(features); !ok) return forward(ok);
   // QEMU repeats it for each queue pair while others run: only a change disturbs them.
   if (!state_.features_known || features != state_.features) {
-    if (auto ok = stop_all("the features change"); !ok) return forward(ok);
-    const bool was_packed = packed();
-    state_.features_known = true;
-    state_.features = features;
-    if (packed() != was_packed) forget_bases();
-    device_.features_changed(virtio_features());
-    try_start_all();
+    if (auto ok = change_features(features); !ok) return forward(ok);
   }
   // "Ring states". QEMU before 8.1 leaves the bit out and yet says which rings it wants: believe
   // it, or packets end in the receive queues of a guest that uses fewer than it has.
@@ -168,6 +168,25 @@ Result<BackendSession::Reply> BackendSession::set_features(Message& message) {
 /// An index of one format means nothing in the other.
 void BackendSession::forget_bases() {
   for (VringState& vring : state_.vrings) vring.base_known = false;
+}
+
+Status BackendSession::change_features(uint64_t features) {
+  const uint64_t changed = features ^ state_.features;
+  if (state_.features_known && changed == spec::VHOST_F_LOG_ALL) {
+    state_.features = features;
+    // A guest that is to be migrated goes on as if nothing had happened.
+    if (auto ok = update_logs(); !ok) return ok;
+    try_start_all();
+    return {};
+  }
+  if (auto ok = stop_all("the features change"); !ok) return ok;
+  const bool was_packed = packed();
+  state_.features_known = true;
+  state_.features = features;
+  if (packed() != was_packed) forget_bases();
+  device_.features_changed(virtio_features());
+  try_start_all();
+  return {};
 }
 
 Result<BackendSession::Reply> BackendSession::get_protocol_features(Message& message) {

@@ -24,11 +24,11 @@ class BackendSession {
  public:
   /// Protocol features that sessions implement; a device's offer is cut down to these.
   static constexpr uint64_t kProtocolFeatures =
-      spec::VHOST_USER_PROTOCOL_F_MQ | spec::VHOST_USER_PROTOCOL_F_RARP |
-      spec::VHOST_USER_PROTOCOL_F_REPLY_ACK | spec::VHOST_USER_PROTOCOL_F_MTU |
-      spec::VHOST_USER_PROTOCOL_F_CONFIG | spec::VHOST_USER_PROTOCOL_F_CONFIGURE_MEM_SLOTS |
-      spec::VHOST_USER_PROTOCOL_F_STATUS | spec::VHOST_USER_PROTOCOL_F_BACKEND_REQ |
-      spec::VHOST_USER_PROTOCOL_F_BACKEND_SEND_FD;
+      spec::VHOST_USER_PROTOCOL_F_MQ | spec::VHOST_USER_PROTOCOL_F_LOG_SHMFD |
+      spec::VHOST_USER_PROTOCOL_F_RARP | spec::VHOST_USER_PROTOCOL_F_REPLY_ACK |
+      spec::VHOST_USER_PROTOCOL_F_MTU | spec::VHOST_USER_PROTOCOL_F_CONFIG |
+      spec::VHOST_USER_PROTOCOL_F_CONFIGURE_MEM_SLOTS | spec::VHOST_USER_PROTOCOL_F_STATUS |
+      spec::VHOST_USER_PROTOCOL_F_BACKEND_REQ | spec::VHOST_USER_PROTOCOL_F_BACKEND_SEND_FD;
 
   /// `device` outlives the session.
   explicit BackendSession(BackendDevice& device, Log log = {});
@@ -65,6 +65,11 @@ class BackendSession {
 
   [[nodiscard]] const SessionState& state() const { return state_; }
   [[nodiscard]] const std::shared_ptr<const PeerMemory>& memory() const { return memory_; }
+  /// The log of dirty pages that the front end shared, if any; in use or not.
+  [[nodiscard]] const std::shared_ptr<DirtyLog>& dirty_log() const { return dirty_log_; }
+  /// Tells the front end, if it wants to know, that pages were marked since the last call. Call it
+  /// now and then: workers do not.
+  void tell_of_dirty_pages() const noexcept;
 
  private:
   using Reply = std::optional<Message>;
@@ -98,6 +103,8 @@ class BackendSession {
   Result<Reply> set_vring_call(Message& message);
   Result<Reply> set_vring_err(Message& message);
   Result<Reply> set_vring_enable(Message& message);
+  Result<Reply> set_log_base(Message& message);
+  Result<Reply> set_log_fd(Message& message);
   Result<Reply> send_rarp(Message& message);
   Result<Reply> net_set_mtu(Message& message);
   Result<Reply> get_config(Message& message);
@@ -112,6 +119,9 @@ class BackendSession {
   [[nodiscard]] Result<MemorySlot> check_slot(const spec::VhostUserMemoryRegion& region,
                                               UniqueFd fd) const;
   [[nodiscard]] Result<RingStart> prepare_start(uint16_t index) const;
+  [[nodiscard]] bool log_is_missing(const VringState& vring) const;
+  [[nodiscard]] std::shared_ptr<const WriteLog> write_log(const VringState& vring,
+                                                          const RingLayout& layout) const;
 
   // Each of the following applies; a failure of the device to stop a ring breaks the session.
   [[nodiscard]] Status stop(uint16_t index);
@@ -120,6 +130,9 @@ class BackendSession {
   void try_start_all();
   [[nodiscard]] Status replace_memory(std::shared_ptr<const PeerMemory> memory,
                                       std::vector<MemorySlot> slots);
+  [[nodiscard]] Status change_features(uint64_t features);
+  [[nodiscard]] Status update_log(uint16_t index);
+  [[nodiscard]] Status update_logs();
   void update_controls(uint16_t index);
   void set_enabled(uint16_t index, bool enabled);
 
@@ -137,6 +150,7 @@ class BackendSession {
   SessionState state_;
   std::shared_ptr<const PeerMemory> memory_;
   std::unique_ptr<BackendChannel> channel_;
+  std::shared_ptr<DirtyLog> dirty_log_;
   bool broken_ = false;  // a ring could not be stopped: nothing can be promised any more
 };
 

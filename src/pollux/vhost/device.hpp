@@ -9,6 +9,7 @@
 
 #include "pollux/base/fd.hpp"
 #include "pollux/base/result.hpp"
+#include "pollux/mem/dirty_log.hpp"
 #include "pollux/mem/peer_memory.hpp"
 #include "pollux/spec/vhost_user.hpp"
 #include "pollux/vhost/ring_layout.hpp"
@@ -25,6 +26,7 @@ struct DeviceOffer {
   /// virtio feature bits; the session adds VHOST_USER_F_PROTOCOL_FEATURES.
   uint64_t features = 0;
   /// VHOST_USER_PROTOCOL_F_... bits wanted; the session leaves out what it does not implement.
+  /// With LOG_SHMFD it offers VHOST_F_LOG_ALL, and the device marks what it writes (update_log).
   uint64_t protocol_features = 0;
   /// Rings that the front end may set up, at most 256. A net device has two a queue pair.
   uint16_t vrings = 2;
@@ -57,9 +59,8 @@ struct RingStart {
   /// ring::PackedPosition inside a packed one.
   uint32_t base = 0;
   uint64_t features = 0;  ///< negotiated
-  /// VHOST_VRING_F_LOG: log writes to the used ring at log_guest_addr.
-  bool log_used = false;
-  GuestAddr log_guest_addr;
+  /// Where to mark what is written to `memory`, from the first byte on; null: nowhere.
+  std::shared_ptr<const WriteLog> log;
   RingControls controls;
   /// What the ring's descriptors point into. Keeping it keeps the mappings.
   std::shared_ptr<const PeerMemory> memory;
@@ -84,6 +85,14 @@ class BackendDevice {
 
   /// New controls for a running ring; the workers have seen them when this returns.
   virtual void update_ring(uint16_t index, const RingControls& controls) = 0;
+
+  /// A running ring's writes are marked in `log` from now on, or nowhere if null. When this returns
+  /// well no worker uses the log before any more. On failure the session ends; the device keeps
+  /// what a worker may still use.
+  [[nodiscard]] virtual Status update_log(uint16_t /*index*/,
+                                          std::shared_ptr<const WriteLog> /*log*/) {
+    return fail(ErrorCode::kUnsupported, "this device does not log what it writes");
+  }
 
   /// The negotiated features changed; all rings are stopped. 0 when the session ended.
   virtual void features_changed(uint64_t /*features*/) {}

@@ -268,6 +268,23 @@ Status Frontend::set_vring_enable(uint16_t index, bool enabled) {
                                         spec::vhost_vring_state{index, enabled ? 1U : 0U}));
 }
 
+Status Frontend::set_log_base(int fd, uint64_t offset, uint64_t size) {
+  constexpr uint32_t kRequest = spec::VHOST_USER_SET_LOG_BASE;
+  Message message = make_request(kRequest, spec::VhostUserLog{size, offset});
+  if (auto ok = attach_copy(message, fd); !ok) return ok;
+  if (auto ok = send(std::move(message)); !ok) return ok;
+  auto reply = receive_reply(kRequest);  // always one, and what it holds is not specified
+  return reply ? Status() : Status(forward(reply));
+}
+
+Status Frontend::set_log_fd(int fd) {
+  Message message = make_request(spec::VHOST_USER_SET_LOG_FD);
+  if (fd >= 0) {
+    if (auto ok = attach_copy(message, fd); !ok) return ok;
+  }
+  return send_acknowledged(std::move(message));
+}
+
 Status Frontend::send_rarp(const std::array<uint8_t, 6>& mac) {
   uint64_t value = 0;
   std::memcpy(&value, mac.data(), mac.size());

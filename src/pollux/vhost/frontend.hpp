@@ -96,6 +96,13 @@ class Frontend {
   [[nodiscard]] Status set_vring_err(uint16_t index, int fd);
   [[nodiscard]] Status set_vring_enable(uint16_t index, bool enabled);
 
+  // Migration.
+  /// Shares the log of dirty pages: bytes [offset, offset + size) of `fd`, one bit for each page of
+  /// 4 KiB. Needs LOG_SHMFD. The descriptor stays the caller's, here and below.
+  [[nodiscard]] Status set_log_base(int fd, uint64_t offset, uint64_t size);
+  /// An eventfd that the back end writes to when it has marked pages; -1: none.
+  [[nodiscard]] Status set_log_fd(int fd);
+
   // Net.
   [[nodiscard]] Status send_rarp(const std::array<uint8_t, 6>& mac);
   [[nodiscard]] Status set_mtu(uint16_t mtu);

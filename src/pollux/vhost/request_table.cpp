@@ -25,7 +25,8 @@ constexpr uint64_t kDeviceState = VHOST_USER_PROTOCOL_F_DEVICE_STATE;
 
 // "Front-end message types". Two rows are wider than the text: SET_VRING_ENABLE, which peers send
 // without VHOST_USER_F_PROTOCOL_FEATURES too, and NET_SET_MTU, which QEMU sends before it
-// acknowledges VIRTIO_NET_F_MTU.
+// acknowledges VIRTIO_NET_F_MTU. SET_LOG_BASE is only known as it is with LOG_SHMFD: without, its
+// payload is an address in the front end, of use to nobody else.
 constexpr std::array kRules{
     // request, name, payload min and max, descriptors min and max, reply, features, protocol
     RequestRule{VHOST_USER_GET_FEATURES, "GET_FEATURES", 0, 0, 0, 0, true},
@@ -34,9 +35,10 @@ constexpr std::array kRules{
     RequestRule{VHOST_USER_RESET_OWNER, "RESET_OWNER", 0, 0, 0, 0},
     RequestRule{VHOST_USER_SET_MEM_TABLE, "SET_MEM_TABLE", kMemTableHead, sizeof(VhostUserMemory),
                 0, VHOST_USER_MAX_RAM_REGIONS},
-    RequestRule{VHOST_USER_SET_LOG_BASE, "SET_LOG_BASE", kU64, sizeof(VhostUserLog), 0, 1, true, 0,
+    RequestRule{VHOST_USER_SET_LOG_BASE, "SET_LOG_BASE", sizeof(VhostUserLog), sizeof(VhostUserLog),
+                1, 1, true, 0, VHOST_USER_PROTOCOL_F_LOG_SHMFD},
+    RequestRule{VHOST_USER_SET_LOG_FD, "SET_LOG_FD", 0, kU64, 0, 1, false, 0,
                 VHOST_USER_PROTOCOL_F_LOG_SHMFD},
-    RequestRule{VHOST_USER_SET_LOG_FD, "SET_LOG_FD", 0, kU64, 0, 1, false, VHOST_F_LOG_ALL},
     RequestRule{VHOST_USER_SET_VRING_NUM, "SET_VRING_NUM", kState, kState, 0, 0},
     RequestRule{VHOST_USER_SET_VRING_ADDR, "SET_VRING_ADDR", sizeof(vhost_vring_addr),
                 sizeof(vhost_vring_addr), 0, 0},

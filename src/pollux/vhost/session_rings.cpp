@@ -3,34 +3,14 @@
 // the front end tells it; text: "Ring states".
 #include <fcntl.h>
 #include <fmt/format.h>
-#include <sys/stat.h>
 
-#include <cerrno>
 #include <utility>
 
 #include "pollux/vhost/backend_session.hpp"
+#include "pollux/vhost/event_fd.hpp"
 
 namespace pollux::vhost {
 namespace {
-
-/// An eventfd or a pipe, open the right way round, and never blocking: a worker waits for no peer.
-Status prepare_event_fd(int fd, int access) {
-  struct stat st{};
-  if (::fstat(fd, &st) != 0) return fail_errno(errno, "can not inspect its descriptor");
-  const bool anonymous = (st.st_mode & S_IFMT) == 0;
-  if (!anonymous && !S_ISFIFO(st.st_mode)) {
-    return fail(ErrorCode::kProtocol, "its descriptor is neither an eventfd nor a pipe");
-  }
-  const int flags = ::fcntl(fd, F_GETFL);
-  const int mode = flags & O_ACCMODE;
-  if (flags < 0 || (mode != O_RDWR && mode != access)) {
-    return fail(ErrorCode::kProtocol, "its descriptor is open in the wrong direction");
-  }
-  if (::fcntl(fd, F_SETFL, flags | O_NONBLOCK) != 0) {
-    return fail_errno(errno, "can not make its descriptor non-blocking");
-  }
-  return {};
-}
 
 /// The descriptor of SET_VRING_KICK, CALL or ERR; null when the message says that there is none.
 Result<SharedFd> take_vring_fd(Message& message, int access) {
@@ -89,18 +69,23 @@ Result<BackendSession::Reply> BackendSession::set_vring_addr(Message& message) {
   }
   if (auto ok = check_ring_alignment(packed(), wanted); !ok) return forward(ok);
   VringState& vring = state_.vrings[*index];
-  const bool same =
-      vring.addresses_known && vring.flags == wanted.flags &&
-      vring.desc.value == wanted.desc_user_addr && vring.used.value == wanted.used_user_addr &&
-      vring.avail.value == wanted.avail_user_addr && vring.log.value == wanted.log_guest_addr;
-  if (same) return Reply();
-  if (auto ok = stop(*index); !ok) return forward(ok);
+  const bool same_place = vring.addresses_known && vring.desc.value == wanted.desc_user_addr &&
+                          vring.used.value == wanted.used_user_addr &&
+                          vring.avail.value == wanted.avail_user_addr;
+  const bool same_log = vring.flags == wanted.flags && vring.log.value == wanted.log_guest_addr;
+  if (same_place && same_log) return Reply();
+  if (!same_place) {
+    if (auto ok = stop(*index); !ok) return forward(ok);
+  }
   vring.addresses_known = true;
   vring.flags = wanted.flags;
   vring.desc = UserAddr{wanted.desc_user_addr};
   vring.used = UserAddr{wanted.used_user_addr};
   vring.avail = UserAddr{wanted.avail_user_addr};
   vring.log = GuestAddr{wanted.log_guest_addr};
+  if (vring.started) {
+    if (auto ok = update_log(*index); !ok) return forward(ok);
+  }
   try_start(*index);
   return Reply();
 }
@@ -241,6 +226,7 @@ Result<RingStart> BackendSession::prepare_start(uint16_t index) const {
   if (!vring.addresses_known) return fail(ErrorCode::kNotFound, "its addresses are not known yet");
   if (!state_.features_known) return fail(ErrorCode::kNotFound, "features are not negotiated yet");
   if (!memory_) return fail(ErrorCode::kNotFound, "no memory is shared yet");
+  if (log_is_missing(vring)) return fail(ErrorCode::kNotFound, "the dirty log is not shared yet");
   auto layout = translate_ring(*memory_, vring, state_.features);
   if (!layout) return forward(layout);
   const uint32_t base = base_of(vring);
@@ -250,8 +236,7 @@ Result<RingStart> BackendSession::prepare_start(uint16_t index) const {
   start.layout = *layout;
   start.base = base;
   start.features = virtio_features();
-  start.log_used = (vring.flags & spec::VHOST_VRING_F_LOG) != 0;
-  start.log_guest_addr = vring.log;
+  start.log = write_log(vring, *layout);
   start.controls = vring.controls;
   start.memory = memory_;
   return start;

@@ -38,6 +38,13 @@ struct VringState {
   std::string stopped_because;  ///< one sentence for people while it does not
 };
 
+/// The log of dirty pages that the front end shared (SET_LOG_BASE), and its event (SET_LOG_FD).
+struct LogState {
+  spec::VhostUserLog place{};
+  SharedFd fd;     ///< null: no log yet
+  SharedFd event;  ///< null: none. Non-blocking.
+};
+
 /// A session in plain values: what a hand-over or a restart has to carry. Bump kVersion when a
 /// member changes its meaning.
 struct SessionState {
@@ -51,10 +58,11 @@ struct SessionState {
   uint64_t mtu = 0;                ///< NET_SET_MTU; 0: never set
   std::vector<MemorySlot> slots;   ///< in order of arrival
   std::vector<VringState> vrings;  ///< offer().vrings of them
-  SharedFd backend_channel;        ///< SET_BACKEND_REQ_FD; null: none, or given up
-  std::string channel_problem;     ///< why the channel was given up; empty: it was not
-  uint64_t messages = 0;           ///< requests handled so far
-  std::string last_problem;        ///< the last request that was refused, and why
+  LogState log;
+  SharedFd backend_channel;     ///< SET_BACKEND_REQ_FD; null: none, or given up
+  std::string channel_problem;  ///< why the channel was given up; empty: it was not
+  uint64_t messages = 0;        ///< requests handled so far
+  std::string last_problem;     ///< the last request that was refused, and why
 };
 
 }  // namespace pollux::vhost

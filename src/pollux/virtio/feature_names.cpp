@@ -6,6 +6,7 @@
 #include <array>
 #include <string_view>
 
+#include "pollux/spec/vhost_user.hpp"
 #include "pollux/spec/virtio_net.hpp"
 
 namespace pollux::virtio {
@@ -40,6 +41,7 @@ constexpr std::array kNames{
     Name{spec::VIRTIO_NET_F_MQ, "MQ"},
     Name{spec::VIRTIO_NET_F_CTRL_MAC_ADDR, "CTRL_MAC_ADDR"},
     Name{spec::VIRTIO_F_NOTIFY_ON_EMPTY, "NOTIFY_ON_EMPTY"},
+    Name{spec::VHOST_F_LOG_ALL, "LOG_ALL"},  // a front end's, while it migrates the guest
     Name{spec::VIRTIO_F_ANY_LAYOUT, "ANY_LAYOUT"},
     Name{spec::VIRTIO_F_INDIRECT_DESC, "INDIRECT_DESC"},
     Name{spec::VIRTIO_F_EVENT_IDX, "EVENT_IDX"},
@@ -61,7 +63,7 @@ constexpr std::array kNames{
     Name{spec::VIRTIO_NET_F_SPEED_DUPLEX, "SPEED_DUPLEX"},
 };
 
-// Bit 30 means VHOST_USER_F_PROTOCOL_FEATURES on a vhost-user socket, nothing to a driver.
+// On a vhost-user socket bit 30 means VHOST_USER_F_PROTOCOL_FEATURES, nothing to a driver.
 constexpr unsigned kVhostUserBit = 30;
 
 }  // namespace

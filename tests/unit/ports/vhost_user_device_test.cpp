@@ -527,6 +527,68 @@ TEST_F(VhostUserDevice, FeaturesDecideWhatMayBeLeftUndone) {
   EXPECT_EQ(offloads->load(), 0u);
 }
 
+/// Which of a guest's pages are marked; the marks are cleared.
+struct GuestLog {
+  explicit GuestLog(const GuestRing& ring)
+      : write(std::make_shared<const WriteLog>(ring.guest.memory(), log, WriteLog::RingArea{})) {}
+
+  std::vector<uint64_t> take() {
+    std::vector<uint64_t> pages;
+    for (uint64_t page = 0; page < log->pages(); ++page) {
+      const auto byte = std::to_integer<unsigned>(bits[page / 8]);
+      if ((byte & (1U << (page % 8))) != 0) pages.push_back(page);
+    }
+    bits.assign(bits.size(), std::byte{});
+    return pages;
+  }
+
+  std::vector<std::byte> bits = std::vector<std::byte>(64);
+  std::shared_ptr<DirtyLog> log = std::make_shared<DirtyLog>(std::span(bits));
+  std::shared_ptr<const WriteLog> write;
+};
+
+TEST_F(VhostUserDevice, ALogIsTakenAndLeftWhileTheRingRuns) {
+  GuestRing receives;
+  GuestLog log(receives);
+  for (int i = 0; i < 4; ++i) receives.post(4096);  // a page each, from page 16 on
+  ASSERT_TRUE(device_.start_ring(receives.start(0)));
+  EXPECT_EQ(send(tx_[0]).count, 0u);
+  EXPECT_EQ(log.take(), std::vector<uint64_t>{});
+  const unsigned waits = workers_.waits;
+  ASSERT_TRUE(device_.update_log(0, log.write));
+  EXPECT_EQ(workers_.waits, waits + 1);
+  EXPECT_EQ(send(tx_[0]).count, 0u);
+  EXPECT_EQ(log.take(), std::vector<uint64_t>{17});
+  ASSERT_TRUE(device_.update_log(0, nullptr));
+  EXPECT_EQ(log.write.use_count(), 1);
+  EXPECT_EQ(send(tx_[0]).count, 0u);
+  EXPECT_EQ(log.take(), std::vector<uint64_t>{});
+}
+
+TEST_F(VhostUserDevice, ARingStartsWithItsLog) {
+  GuestRing receives;
+  GuestLog log(receives);
+  receives.post(4096);
+  auto start = receives.start(0);
+  start.log = log.write;
+  ASSERT_TRUE(device_.start_ring(start));
+  EXPECT_EQ(send(tx_[0]).count, 0u);
+  EXPECT_EQ(log.take(), std::vector<uint64_t>{16});
+}
+
+TEST_F(VhostUserDevice, WorkerThatDoesNotComeByKeepsTheLog) {
+  GuestRing receives;
+  GuestLog log(receives);
+  auto start = receives.start(0);
+  start.log = log.write;
+  ASSERT_TRUE(device_.start_ring(start));
+  start.log.reset();
+  workers_.come_by = false;
+  EXPECT_FALSE(device_.update_log(0, nullptr));
+  EXPECT_EQ(log.write.use_count(), 2);
+  workers_.come_by = true;
+}
+
 TEST_F(VhostUserDevice, ImpossibleMtusAreRefused) {
   EXPECT_TRUE(device_.set_mtu(68));
   EXPECT_TRUE(device_.set_mtu(65535));

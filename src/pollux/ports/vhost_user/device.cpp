@@ -73,6 +73,7 @@ Status NetDevice::start_ring(const vhost::RingStart& start) {
     slot.live = std::move(live);
     slot.controls = std::make_unique<const vhost::RingControls>(start.controls);
     slot.live->controls.store(slot.controls.get());
+    slot.log = start.log;
     slot.reported = false;
   };
   const size_t pair = start.index / 2;
@@ -150,6 +151,17 @@ void NetDevice::update(Ring<Live>& ring, uint16_t index, const vhost::RingContro
   if (quiescence_.synchronize(kQuiescenceDeadline)) return;
   log_.error("a worker did not take notice of a changed ring in time: is its CPU taken?");
   stranded_controls_.push_back(std::move(before));
+}
+
+Status NetDevice::update_log(uint16_t index, std::shared_ptr<const WriteLog> log) {
+  const auto swap = [&](auto& ring) {
+    ring.live->set_log(log.get());
+    return std::exchange(ring.log, std::move(log));
+  };
+  auto before = is_rx(index) ? swap(rx_rings_[index / 2]) : swap(tx_rings_[index / 2]);
+  if (quiescence_.synchronize(kQuiescenceDeadline)) return {};
+  stranded_logs_.push_back(std::move(before));
+  return fail(ErrorCode::kTimeout, "a worker did not take notice of the dirty log in time");
 }
 
 void NetDevice::features_changed(uint64_t features) {

@@ -46,6 +46,7 @@ class NetDevice final : public vhost::BackendDevice {
   [[nodiscard]] Status start_ring(const vhost::RingStart& start) override;
   [[nodiscard]] Result<uint32_t> stop_ring(uint16_t index) override;
   void update_ring(uint16_t index, const vhost::RingControls& controls) override;
+  [[nodiscard]] Status update_log(uint16_t index, std::shared_ptr<const WriteLog> log) override;
   void features_changed(uint64_t features) override;
   void send_rarp(const std::array<uint8_t, 6>& mac) override;
   [[nodiscard]] Status set_mtu(uint64_t mtu) override;
@@ -58,6 +59,7 @@ class NetDevice final : public vhost::BackendDevice {
   struct Ring {
     std::unique_ptr<Live> live;
     std::unique_ptr<const vhost::RingControls> controls;
+    std::shared_ptr<const WriteLog> log;  // what the ring's view marks its writes in
     bool published = false;
     bool reported = false;  // that it is broken
   };
@@ -83,6 +85,7 @@ class NetDevice final : public vhost::BackendDevice {
   std::vector<Ring<LiveRx>> stranded_rx_;
   std::vector<Ring<LiveTx>> stranded_tx_;
   std::vector<std::unique_ptr<const vhost::RingControls>> stranded_controls_;
+  std::vector<std::shared_ptr<const WriteLog>> stranded_logs_;
 };
 
 }  // namespace pollux::vhost_user

@@ -79,6 +79,7 @@ struct RxOf final : LiveRx {
   bool arm() noexcept override { return queue.arm(); }
   void disarm() noexcept override { queue.disarm(); }
   uint32_t base() const noexcept override { return base_of(queue.ring()); }
+  void set_log(const WriteLog* log) noexcept override { queue.ring().view().set_log(log); }
 
   virtio::NetDeviceRx<Ring> queue;
 };
@@ -100,6 +101,7 @@ struct TxOf final : LiveTx {
     return queue.publish(turns.end(turn, queue.filled()));
   }
   uint32_t base() const noexcept override { return base_of(queue.ring()); }
+  void set_log(const WriteLog* log) noexcept override { queue.ring().view().set_log(log); }
 
   virtio::NetDeviceTx<Ring> queue;
 };
@@ -108,8 +110,9 @@ struct TxOf final : LiveTx {
 template <template <typename> typename Live, UsedEntries kUsed, typename Layout>
 auto make(const Layout& layout, const vhost::RingStart& start) {
   using Ring = typename RingOf<Layout, kUsed>::Type;
-  auto live = std::make_unique<Live<Ring>>(Ring(begin(layout, start), PeerView(*start.memory)),
-                                           start.features);
+  PeerView view(*start.memory);
+  view.set_log(start.log.get());
+  auto live = std::make_unique<Live<Ring>>(Ring(begin(layout, start), view), start.features);
   live->memory = start.memory;
   live->size = layout.size;
   live->format = format_name(layout, has(start, spec::VIRTIO_F_IN_ORDER));

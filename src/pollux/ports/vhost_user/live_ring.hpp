@@ -27,6 +27,10 @@ struct LiveRing {
   /// worker uses the ring.
   [[nodiscard]] virtual uint32_t base() const noexcept = 0;
 
+  /// Marks what is written from now on in `log`; null: nowhere. Control, while workers run: see
+  /// PeerView::set_log.
+  virtual void set_log(const WriteLog* log) noexcept = 0;
+
   /// Why the peer's ring is stopped: written once by a worker, read by control.
   std::atomic<ring::RingError> broken{ring::RingError::none};
   /// Replaced whole by control, so that no packet is lost when a front end changes its call

@@ -131,7 +131,19 @@ void VhostUserPort::look_after_peer() {
   const auto& memory = connection->session().memory();
   if (memory && memory->faulted()) {
     endpoint_->disconnect("the front end shrank a file that it shared as memory");
+    return;
   }
+  const auto& log = connection->session().dirty_log();
+  if (log && log->faulted()) {
+    endpoint_->disconnect("the front end shrank the file of its log of dirty pages");
+    return;
+  }
+  if (log && log->take_incomplete()) {
+    context_.log.warn(
+        "the front end's log of dirty pages is too small for what was written: a "
+        "guest that is migrated now may be damaged");
+  }
+  connection->session().tell_of_dirty_pages();
 }
 
 PortInfo VhostUserPort::info() const {

@@ -1,0 +1,108 @@
+// SPDX-License-Identifier: Apache-2.0
+// A session's log of dirty pages, for live migration; text: "Migration".
+#include <fcntl.h>
+#include <fmt/format.h>
+#include <sys/eventfd.h>
+
+#include <cerrno>
+#include <utility>
+#include <variant>
+
+#include "pollux/vhost/backend_session.hpp"
+#include "pollux/vhost/event_fd.hpp"
+
+namespace pollux::vhost {
+
+namespace {
+
+static_assert(DirtyLog::kPage == spec::VHOST_LOG_PAGE);
+
+/// What used_user_addr of SET_VRING_ADDR names: 2.6, the device area.
+WriteLog::RingArea device_area(const RingLayout& layout) {
+  if (const auto* split = std::get_if<ring::SplitLayout>(&layout)) {
+    return {reinterpret_cast<const std::byte*>(split->used), spec::used_bytes(split->size), {}};
+  }
+  const auto& packed = std::get<ring::PackedLayout>(layout);
+  return {reinterpret_cast<const std::byte*>(packed.device), sizeof *packed.device, {}};
+}
+
+}  // namespace
+
+Result<BackendSession::Reply> BackendSession::set_log_base(Message& message) {
+  const auto wanted = *message.get<spec::VhostUserLog>();
+  const uint64_t end = wanted.mmap_offset + wanted.mmap_size;
+  if (wanted.mmap_size == 0 || end < wanted.mmap_offset || end > static_cast<uint64_t>(INT64_MAX)) {
+    return fail(ErrorCode::kProtocol,
+                fmt::format("a log of {:#x} bytes at file offset {:#x} is empty or wraps around",
+                            wanted.mmap_size, wanted.mmap_offset));
+  }
+  UniqueFd fd(::fcntl(message.fds.front().get(), F_DUPFD_CLOEXEC, 0));
+  if (!fd) return fail_errno(errno, "can not keep a descriptor of the dirty log");
+  auto log = DirtyLog::map(std::move(fd), wanted.mmap_offset, wanted.mmap_size);
+  if (!log) return forward(log);
+  dirty_log_ = std::move(*log);
+  state_.log.place = wanted;
+  state_.log.fd = std::make_shared<const UniqueFd>(std::move(message.fds.front()));
+  if ((state_.features & spec::VHOST_F_LOG_ALL) != 0) {
+    if (auto ok = update_logs(); !ok) return forward(ok);
+    try_start_all();
+  }
+  Message reply = make_request(message.request);  // without a payload, as the text has it
+  reply.flags |= spec::VHOST_USER_REPLY_MASK;
+  return reply;
+}
+
+Result<BackendSession::Reply> BackendSession::set_log_fd(Message& message) {
+  if (message.fds.empty()) {
+    state_.log.event.reset();
+    return Reply();
+  }
+  if (auto ok = prepare_event_fd(message.fds.front().get(), O_WRONLY); !ok) return forward(ok);
+  state_.log.event = std::make_shared<const UniqueFd>(std::move(message.fds.front()));
+  return Reply();
+}
+
+void BackendSession::tell_of_dirty_pages() const noexcept {
+  if (!state_.log.event || !dirty_log_ || !dirty_log_->take_touched()) return;
+  (void)eventfd_write(state_.log.event->get(), 1);
+}
+
+/// A ring that is to be logged writes nothing before there is a log. QEMU shares it after
+/// everything else when it starts a device while a migration runs. LOG_ALL alone says little: there
+/// are front ends that acknowledge whatever is offered.
+bool BackendSession::log_is_missing(const VringState& vring) const {
+  return (state_.features & spec::VHOST_F_LOG_ALL) != 0 && !dirty_log_ &&
+         (vring.flags & spec::VHOST_VRING_F_LOG) != 0;
+}
+
+std::shared_ptr<const WriteLog> BackendSession::write_log(const VringState& vring,
+                                                          const RingLayout& layout) const {
+  if ((state_.features & spec::VHOST_F_LOG_ALL) == 0 || !dirty_log_) return nullptr;
+  WriteLog::RingArea area = device_area(layout);
+  area.logged_at = vring.log;
+  area.logged = (vring.flags & spec::VHOST_VRING_F_LOG) != 0;
+  return std::make_shared<const WriteLog>(*memory_, dirty_log_, area);
+}
+
+/// Lets a running ring's writes be logged as features, log and ring flags say now.
+Status BackendSession::update_log(uint16_t index) {
+  const VringState& vring = state_.vrings[index];
+  if (log_is_missing(vring)) return stop(index);
+  auto layout = translate_ring(*memory_, vring, state_.features);
+  if (!layout) return forward(layout);
+  if (auto ok = device_.update_log(index, write_log(vring, *layout)); !ok) {
+    broken_ = true;
+    return ok;
+  }
+  return {};
+}
+
+Status BackendSession::update_logs() {
+  for (uint16_t i = 0; i < offer_.vrings; ++i) {
+    if (!state_.vrings[i].started) continue;
+    if (auto ok = update_log(i); !ok) return ok;
+  }
+  return {};
+}
+
+}  // namespace pollux::vhost
