@@ -234,3 +234,33 @@ def check(guest, peer_said, peer_sum, guest_sum):
 
 def test_to_and_fro(travel):
     travel(MOVES)
+
+
+@pytest.mark.parametrize("properties", ["packed=on", "mrg_rxbuf=off,event_idx=off"])
+def test_ring_formats(travel, properties):
+    travel(MOVES, properties=properties)
+
+
+@pytest.mark.parametrize("announce", ["on", "off"])
+def test_switch_relearns_at_once(supervisor, announce):
+    """A guest that says nothing of its own is known at its new port as soon as it runs there: by
+    its driver's announcement, or by QEMU's SEND_RARP where the driver makes none."""
+    switch = PolluxSwitch(supervisor, [Port("a"), Port("b")])
+    traveller = Traveller(supervisor, switch, f"guest_announce={announce}")
+
+    def place():
+        return [e["port"] for e in switch.ask("fdb", "show")["entries"] if e["mac"] == MAC]
+    traveller.guest.run("echo 1 >/proc/sys/net/ipv6/conf/all/disable_ipv6")
+    traveller.guest.run(f"ping -c1 -W1 {PEER_IP} >/dev/null 2>&1; true")
+    wait_until(lambda: place() == ["a"], 30, "the guest is known at port a")
+    for port in "ba":
+        traveller.move()
+        wait_until(lambda p=port: place() == [p], 30, f"the guest is known at port {port}", 0.01)
+    traveller.guest.quit()
+    switch.stop()
+
+
+@pytest.mark.slow
+def test_to_and_fro_many_times(travel):
+    """POLLUX_MIGRATIONS moves, 100 unless it says otherwise."""
+    travel(int(os.environ.get("POLLUX_MIGRATIONS", "100")))
