@@ -63,6 +63,10 @@ Config random_config(uint64_t seed) {
   c.seed = seed;
   const bool small = random.below(4) != 0;
   c.size = 1U << random.below(small ? 4 : 8);
+  if (random.below(2) == 0) {
+    c.format = Format::kPacked;  // of any size
+    c.size = 1 + random.below(small ? 9 : 100);
+  }
   c.event_idx = random.below(2) != 0;
   c.to_driver = random.below(2) != 0;
   c.in_order = random.below(3) == 0;
@@ -81,7 +85,7 @@ Config random_config(uint64_t seed) {
   c.bell_rate = random.below(2) == 0 ? 0 : 0x4000;
   switch (random.below(6)) {
     case 0:
-      c.kill_rate = 0x400;
+      (c.format == Format::kPacked ? c.pause_rate : c.kill_rate) = 0x400;
       break;
     case 1:
       c.pause_rate = 0x2000;

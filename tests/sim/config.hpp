@@ -6,7 +6,7 @@
 
 namespace pollux::sim {
 
-enum class Format : uint8_t { kSplit };
+enum class Format : uint8_t { kSplit, kPacked };
 
 enum class Liar : uint8_t { kNobody, kDriver, kDevice };
 

@@ -7,7 +7,8 @@
 #include <string>
 #include <vector>
 
-#include "pollux/ring/split_device_ring.hpp"
+#include "pollux/ring/device_chain.hpp"
+#include "pollux/ring/ring_error.hpp"
 #include "tests/sim/queue.hpp"
 
 namespace pollux::sim {
@@ -22,13 +23,13 @@ class DeviceSide {
 
   /// The side's whole life.
   void run() {
-    uint32_t at = 0;
+    uint32_t at = Format::kStart;
     while (!world_.over()) {
       if (!queue_.ready || queue_.published == config_.messages) {
         queue_.stopped = true;
         world_.wait_until(kSide, [this] { return all_done() || called_for(); });
         if (!called_for()) return;
-        at = 0;  // the driver has made the ring anew
+        at = Format::kStart;  // the driver has made the ring anew
       }
       at = serve(at);
     }
@@ -60,9 +61,12 @@ class DeviceSide {
     // Between the one that died and this one lie a process's end, and another's sockets.
     memory.see(kSide, memory.progress(Side::kDriver));
     memory.full_fence(kSide);
-    const uint32_t at = Format::resume_point(world_, queue_.layout());
-    const uint32_t before = (since + queue_.published - served_from_) & 0xffff;
-    queue_.published += Format::distance(before, at, queue_.layout());
+    uint32_t at = Format::kStart;
+    if constexpr (Format::kResumesFromMemory) {
+      at = Format::resume_point(world_, queue_.layout());
+      const uint32_t before = (since + queue_.published - served_from_) & 0xffff;
+      queue_.published += Format::distance(before, at, queue_.layout());
+    }
     world_.ring(kSide);  // the one that died may have owed it
     return at;
   }

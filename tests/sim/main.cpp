@@ -136,25 +136,26 @@ bool explore_one(const Config& config, uint64_t max_steps) {
 /// The small rings that are run through.
 std::vector<Config> small_rings() {
   std::vector<Config> all;
-  for (const bool to_driver : {false, true}) {
-    for (const bool event_idx : {false, true}) {
-      Config c;
-      c.size = 1;
-      c.event_idx = event_idx;
-      c.to_driver = to_driver;
-      c.messages = 2;
-      all.push_back(c);
+  for (const int which : {0, 1, 2, 3, 4, 5, 6, 7}) {
+    Config c;
+    c.format = (which & 4) != 0 ? Format::kPacked : Format::kSplit;
+    c.to_driver = (which & 2) != 0;
+    c.event_idx = (which & 1) != 0;
+    c.size = 1;
+    c.messages = 2;
+    all.push_back(c);
+    if (c.format == Format::kSplit) {
       c.messages = 1;
       c.kills = 1;
       all.push_back(c);
       c.kills = 0;
-      c.messages = 2;
-      c.size = c.driver_batch = c.device_batch = 2;
-      all.push_back(c);
-      c.max_chain = 2;
-      c.tables = 1;
-      all.push_back(c);
     }
+    c.messages = 2;
+    c.size = c.driver_batch = c.device_batch = 2;
+    all.push_back(c);
+    c.max_chain = 2;
+    c.tables = 1;
+    all.push_back(c);
   }
   return all;
 }

@@ -6,7 +6,7 @@
 #include <vector>
 
 #include "pollux/mem/peer_memory.hpp"
-#include "pollux/ring/split_driver_ring.hpp"
+#include "pollux/ring/driver_ring.hpp"
 #include "tests/sim/world.hpp"
 
 namespace pollux::sim {

@@ -12,12 +12,14 @@
 namespace pollux::sim {
 
 /// What the sides have to know of the split format (VIRTIO 1.3, 2.7).
+template <ring::UsedEntries kUsed>
 struct SplitFormat {
   using Layout = ring::SplitLayout;
   using Driver = ring::SplitDriverRing<Access>;
-  using Device = ring::SplitDeviceRing<Access>;
+  using Device = ring::SplitDeviceRing<Access, kUsed>;
 
   static constexpr bool kResumesFromMemory = true;
+  static constexpr uint32_t kStart = 0;
 
   static size_t bytes(uint32_t size) { return ring::split_bytes(size); }
   static Layout place(std::byte* at, uint32_t size) { return ring::place_split(at, size); }
