@@ -26,7 +26,7 @@ options: the fields of tests/sim/config.hpp, as numbers: --size 4 --event-idx 1 
 )";
 
 struct Arguments {
-  uint64_t steps = 10'000'000;
+  uint64_t steps = 0;  // 0: as many as usual
   uint64_t seed = 1;
   bool one = false;
   bool exhaustive = false;
@@ -90,9 +90,10 @@ void report(const std::string& failure, const std::string& replay) {
 
 /// Seed after seed; true when nothing was found.
 bool run_seeds(const Arguments& args) {
+  const uint64_t wanted = args.steps != 0 ? args.steps : 10'000'000;
   uint64_t steps = 0;
   uint64_t runs = 0;
-  for (uint64_t seed = args.seed; steps < args.steps; ++seed) {
+  for (uint64_t seed = args.seed; steps < wanted; ++seed) {
     Config config = random_config(seed);
     apply(args, config);
     const Outcome outcome = run_random(config, false);
@@ -161,13 +162,14 @@ std::vector<Config> small_rings() {
 }
 
 bool run_exhaustive(const Arguments& args) {
+  const uint64_t steps = args.steps != 0 ? args.steps : 25'000'000;  // of each
   if (!args.options.empty()) {
     Config config;
     apply(args, config);
-    return explore_one(config, args.steps);
+    return explore_one(config, steps);
   }
   bool good = true;
-  for (const Config& config : small_rings()) good = explore_one(config, args.steps) && good;
+  for (const Config& config : small_rings()) good = explore_one(config, steps) && good;
   return good;
 }
 
