@@ -233,6 +233,41 @@ TEST_F(PackedDriverBytes, InOrderBatch) {
   EXPECT_EQ(take(ring), 2u);
 }
 
+// vhost-user, "Vring state": bits 0 to 14 and 16 to 30 are places, 15 and 31 their wrap counters.
+TEST_F(PackedDriverBytes, BaseForADeviceThatTakesOver) {
+  auto ring = make({.in_order = true});
+  EXPECT_EQ(ring.base(), 0x80008000u);
+  ring.add_readable(4, kOne);
+  (void)ring.publish();
+  EXPECT_EQ(ring.base(), 0x80008000u);
+  use(0, 0, 1, kUsed1);  // a batch of two, which nobody has looked at yet
+  EXPECT_EQ(ring.base(), 0x80028002u);
+  UsedChain used;
+  ASSERT_EQ(ring.poll_used(&used, 1), 1u);
+  EXPECT_EQ(ring.base(), 0x80028002u) << "in the middle of the batch";
+  EXPECT_EQ(take(ring), 1u);
+  use(2, 0, 3, kUsed1);
+  EXPECT_EQ(take(ring), 2u);
+  ring.add_readable(3, kOne);  // 4, and 0 and 1 of the next lap
+  EXPECT_EQ(ring.base(), 0x80048004u);
+  (void)ring.publish();
+  use(4, 0, 0, kUsed1);
+  EXPECT_EQ(ring.base(), 0x00010001u);
+  use(1, 0, 4, kUsed0);  // a lie
+  EXPECT_FALSE(ring.base());
+}
+
+TEST_F(PackedDriverBytes, NoBaseOnceChainsMayHaveBeenWrittenOver) {
+  auto ring = make();
+  ring.add_readable(4, kOne);
+  (void)ring.publish();
+  EXPECT_EQ(ring.base(), 0x80008000u);
+  use(0, 0, 2, kUsed1);
+  EXPECT_FALSE(ring.base());
+  EXPECT_EQ(take(ring), 1u);
+  EXPECT_FALSE(ring.base());
+}
+
 TEST_F(PackedDriverBytes, KickFollowsTheDevicesFlags) {
   auto ring = make();
   put(kDevice, {0, 0, 1, 0});  // DISABLE

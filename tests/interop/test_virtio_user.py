@@ -69,7 +69,8 @@ class Device:
 
 
 @pytest.mark.parametrize("options", ["", ",mrg=off", ",indirect=off", ",event-idx=off",
-                                     ",queue-size=64", ",queue-size=1024"])
+                                     ",queue-size=64", ",queue-size=1024", ",packed=only",
+                                     ",packed=only,in-order=only,queue-size=111"])
 def test_frames_both_ways(supervisor, options):
     device = Device(supervisor, options)
     device.exchange([60, 64, 128, 192, 193, 512, 1514])
@@ -88,9 +89,10 @@ def test_two_queue_pairs(supervisor):
     device.finish()
 
 
-def test_device_restarts(supervisor):
+@pytest.mark.parametrize("options", ["", ",packed=only,in-order=only,queue-size=300"])
+def test_device_restarts(supervisor, options):
     """testpmd is killed and comes back; the driver connects again and goes on."""
-    device = Device(supervisor)
+    device = Device(supervisor, options)
     for _ in range(3):
         device.exchange([60, 1514])
         device.testpmd.child.kill()
@@ -99,6 +101,9 @@ def test_device_restarts(supervisor):
         device.start_device()
         device.wait()
     device.exchange([60, 1514])
+    if options:
+        rings = device.drivers[0].port_infos()["u"]["rings"]
+        assert {(r["size"], r["format"]) for r in rings} == {(300, "packed in-order")}
     device.finish()
 
 

@@ -94,6 +94,11 @@ class PackedDriverRing {
   /// Brings what `poll_used` will read into the cache.
   void prefetch_used() const noexcept { access_.prefetch_read(&desc_[used_.index]); }
 
+  /// What SET_VRING_BASE tells a device that takes the ring over from one that has gone: the place
+  /// of the first chain that was not returned, available in the lower half and used in the upper.
+  /// Nothing when there is none: returning chains in any order writes over those that are out.
+  [[nodiscard]] std::optional<uint32_t> base() const noexcept;
+
   /// Asks the device not to interrupt (2.8.10); the state after construction.
   void suppress_interrupts() noexcept;
 
@@ -130,12 +135,16 @@ class PackedDriverRing {
                    uint16_t flags) noexcept;
   [[nodiscard]] uint16_t take_id() noexcept;
   [[nodiscard]] bool device_wants_kick(uint32_t count) noexcept;
-  [[nodiscard]] bool is_used(PackedCursor at) noexcept;
-  [[nodiscard]] Used read_used(PackedCursor at) noexcept;
+  [[nodiscard]] bool is_used(PackedCursor at) const noexcept;
+  [[nodiscard]] Used read_used(PackedCursor at) const noexcept;
   [[nodiscard]] RingError check_used(const Used& used) const noexcept;
   size_t poll_any_order(UsedChain* out, size_t max) noexcept;
   size_t poll_in_order(UsedChain* out, size_t max) noexcept;
   [[nodiscard]] bool start_batch() noexcept;
+  /// Descriptors from `at` up to the one with that index.
+  [[nodiscard]] uint32_t ahead(PackedCursor at, uint16_t index) const noexcept {
+    return index >= at.index ? index - at.index : index + size_ - at.index;
+  }
   void free_chain(uint16_t id) noexcept;
 
   spec::pvirtq_desc* desc_;
@@ -153,6 +162,7 @@ class PackedDriverRing {
   uint32_t batch_len_ = 0;         // ... and what was written to it
   bool event_idx_;
   bool in_order_;
+  bool returned_ = false;  // any order: the device has written over descriptors
   RingError error_ = RingError::none;
   std::unique_ptr<Slot[]> slots_;    // by id
   std::unique_ptr<uint16_t[]> ids_;  // stack of free ids; not in order
@@ -323,14 +333,14 @@ bool PackedDriverRing<Access>::device_wants_kick(uint32_t count) noexcept {
 }
 
 template <typename Access>
-bool PackedDriverRing<Access>::is_used(PackedCursor at) noexcept {
+bool PackedDriverRing<Access>::is_used(PackedCursor at) const noexcept {
   // Pairs with the device's release store of these flags: id, length and buffers are written.
   const uint16_t flags = access_.load_acquire(&desc_[at.index].flags);
   return (flags & kPackedOwnerFlags) == packed_used_flags(at.wrap);
 }
 
 template <typename Access>
-auto PackedDriverRing<Access>::read_used(PackedCursor at) noexcept -> Used {
+auto PackedDriverRing<Access>::read_used(PackedCursor at) const noexcept -> Used {
   // The descriptor's second word: len, id, flags.
   const auto word = access_.template snapshot<uint64_t>(&desc_[at.index].len);
   return {static_cast<uint32_t>(word), static_cast<uint16_t>(word >> 32)};
@@ -367,6 +377,7 @@ size_t PackedDriverRing<Access>::poll_any_order(UsedChain* out, size_t max) noex
     free_chain(used.id);
   }
   shown_chains_ = static_cast<uint16_t>(shown_chains_ - done);
+  returned_ |= done != 0;
   return done;
 }
 
@@ -397,16 +408,36 @@ bool PackedDriverRing<Access>::start_batch() noexcept {
   const Used used = read_used(used_);
   error_ = check_used(used);
   if (broken()) return false;
-  // Descriptors up to the chain's first; those that were shown begin at used_, too.
-  const uint32_t ahead =
-      used.id >= used_.index ? used.id - used_.index : used.id + size_ - used_.index;
-  if (ahead >= size_ - free_ - hidden_) {
+  // Those that were shown begin at used_, too.
+  if (ahead(used_, used.id) >= size_ - free_ - hidden_) {
     error_ = RingError::used_not_outstanding;
     return false;
   }
   batch_end_ = used.id;
   batch_len_ = std::min(used.len, slots_[used.id].capacity);
   return true;
+}
+
+template <typename Access>
+std::optional<uint32_t> PackedDriverRing<Access>::base() const noexcept {
+  PackedCursor at = used_;
+  uint32_t left = size_ - free_ - hidden_;  // what was shown, from there on
+  const auto skip = [&](uint16_t id) {
+    const uint32_t count = ahead(at, id) + slots_[id].length;
+    at = at.advanced(count, size_);
+    left -= count;
+  };
+  if (batch_end_ != kNoChain) skip(batch_end_);
+  if (returned_ || broken()) return std::nullopt;
+  while (left != 0 && is_used(at)) {
+    const Used used = read_used(at);
+    if (!in_order_ || check_used(used) != RingError::none || ahead(at, used.id) >= left) {
+      return std::nullopt;
+    }
+    skip(used.id);
+  }
+  const uint32_t place = at.to_wire();
+  return place | place << 16;
 }
 
 template <typename Access>

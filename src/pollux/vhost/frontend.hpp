@@ -27,11 +27,11 @@ struct SharedMemoryRegion {
   int fd = -1;
 };
 
-/// Addresses of a split ring's parts in the front end's address space.
+/// Addresses of a ring's parts in the front end's address space.
 struct VringAddresses {
   UserAddr desc{};
-  UserAddr used{};
-  UserAddr avail{};
+  UserAddr used{};   ///< packed: the device's event structure
+  UserAddr avail{};  ///< packed: the driver's event structure
   bool log_used = false;
   GuestAddr log{};
 };
@@ -88,7 +88,8 @@ class Frontend {
   [[nodiscard]] Status set_vring_num(uint16_t index, uint32_t size);
   [[nodiscard]] Status set_vring_addr(uint16_t index, const VringAddresses& addresses);
   [[nodiscard]] Status set_vring_base(uint16_t index, uint32_t base);
-  /// Stops the ring; the available index of the next entry that the back end did not process.
+  /// Stops the ring; the available index of the next entry that the back end did not process. Of a
+  /// packed ring both places with their wrap counters: available in bits 0 to 15, used in 16 to 31.
   [[nodiscard]] Result<uint32_t> get_vring_base(uint16_t index);
   /// -1: no descriptor, that is polling. Descriptors stay the caller's.
   [[nodiscard]] Status set_vring_kick(uint16_t index, int fd);

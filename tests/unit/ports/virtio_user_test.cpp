@@ -294,7 +294,9 @@ TEST_F(VirtioUserTest, StopsAtOnceWithNobodyThere) {
 
 TEST_F(VirtioUserTest, RefusesWhatCanNotBe) {
   EXPECT_THAT(refusal("virtio-user:"), HasSubstr("path of a socket"));
-  EXPECT_THAT(refusal("virtio-user:/tmp/s,packed=on"), HasSubstr("packed"));
+  EXPECT_THAT(refusal("virtio-user:/tmp/s,packed=on,version-1=off"), HasSubstr("version-1"));
+  EXPECT_THAT(refusal("virtio-user:/tmp/s,packed=perhaps"), HasSubstr("packed"));
+  EXPECT_THAT(refusal("virtio-user:/tmp/s,packed=on,queue-size=40000"), HasSubstr("queue-size"));
   EXPECT_THAT(refusal("virtio-user:/tmp/s,queue-size=3"), HasSubstr("queue-size"));
   EXPECT_THAT(refusal("virtio-user:/tmp/s,queue-size=65536"), HasSubstr("queue-size"));
   EXPECT_THAT(refusal("virtio-user:/tmp/s,queues=0"), HasSubstr("queues"));

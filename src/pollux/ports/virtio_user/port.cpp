@@ -41,9 +41,12 @@ constexpr auto kWatchPeriod = milliseconds(100);
 constexpr auto kReplyTimeout = std::chrono::seconds(5);
 constexpr auto kQuiescenceDeadline = std::chrono::seconds(2);
 
+/// What is worth a word when a back end does not have it.
+constexpr uint64_t kWishes = spec::VIRTIO_F_RING_PACKED | spec::VIRTIO_F_IN_ORDER;
+
 constexpr std::array kKeys{
     PortKey{"queues", "queue pairs, 1 to 128; fewer if the back end has fewer (1)"},
-    PortKey{"queue-size", "entries of each ring, a power of two, 2 to 32768 (1024)"},
+    PortKey{"queue-size", "entries of each ring, 2 to 32768, of split ones a power of two (1024)"},
     PortKey{"server", "on: listen on the socket; off: connect to it, for ever (off)"},
     PortKey{"mrg", "use mergeable receive buffers (on)"},
     PortKey{"indirect", "use indirect descriptors (on)"},
@@ -51,7 +54,8 @@ constexpr std::array kKeys{
     PortKey{"csum", "use checksum offload (on)"},
     PortKey{"tso", "use TCP segmentation offload (on)"},
     PortKey{"version-1", "use VIRTIO 1.0 and later; off: the legacy layout (on)"},
-    PortKey{"packed", "packed rings; not there yet (off)"},
+    PortKey{"packed", "packed rings; on: if the back end has them, only: or nothing (off)"},
+    PortKey{"in-order", "buffers used in order; on: if the back end does, only: or nothing (off)"},
     PortKey{"mac", "the address of this side, e.g. 52:54:00:00:00:01 (none)"},
     PortKey{"mtu", "tell the back end this MTU, 68 to 65535 (nothing)"},
     PortKey{"regions", "share the packet buffers as so many memory regions, 1 to 500 (1)"},
@@ -80,6 +84,14 @@ uint64_t wanted_features(SpecReader& read) {
   return features;
 }
 
+/// A feature that is off, wanted or insisted on.
+void read_wish(SpecReader& read, std::string_view key, uint64_t feature,
+               virtio_user::SessionConfig& session) {
+  const size_t wish = read.get_choice(key, {"off", "on", "only"}, 0);
+  if (wish >= 1) session.features |= feature;
+  if (wish == 2) session.required |= feature;
+}
+
 Result<Config> read_config(const PortSpec& spec) {
   SpecReader read(spec);
   read.require_target("the path of a socket, e.g. virtio-user:/run/v0.sock");
@@ -89,13 +101,18 @@ Result<Config> read_config(const PortSpec& spec) {
   config.mac = read.get_mac("mac");
   auto& session = config.session;
   session.queue_pairs = static_cast<uint16_t>(read.get_u32("queues", {.min = 1, .max = 128}, 1));
+  session.features = wanted_features(read);
+  read_wish(read, "packed", spec::VIRTIO_F_RING_PACKED, session);
+  read_wish(read, "in-order", spec::VIRTIO_F_IN_ORDER, session);
+  const bool packed = (session.features & spec::VIRTIO_F_RING_PACKED) != 0;
+  static_assert(spec::kMaxPackedQueueSize == spec::kMaxSplitQueueSize);
   session.queue_size = read.get_u32(
-      "queue-size", {.min = 2, .max = spec::kMaxSplitQueueSize, .power_of_two = true}, 1024);
+      "queue-size", {.min = 2, .max = spec::kMaxSplitQueueSize, .power_of_two = !packed}, 1024);
   session.pool_regions = read.get_u32("regions", {.min = 1, .max = 500}, 1);
   session.mtu = static_cast<uint16_t>(read.get_u32("mtu", {.min = 68, .max = 65535}, 0));
-  session.features = wanted_features(read);
-  if (read.get_bool("packed", false)) {
-    read.fail_with("packed rings are not there yet: leave packed=on out");
+  if ((session.features & spec::VIRTIO_F_VERSION_1) == 0 &&
+      (session.features & (spec::VIRTIO_F_RING_PACKED | spec::VIRTIO_F_IN_ORDER)) != 0) {
+    read.fail_with("packed and in-order need version-1=on");
   }
   if (auto ok = read.finish(); !ok) return forward(ok);
   return config;
@@ -110,6 +127,13 @@ uint32_t tx_offloads(uint64_t features) {
   if ((features & VIRTIO_NET_F_HOST_TSO6) != 0) bits |= kTxTso6;
   if ((features & VIRTIO_NET_F_HOST_ECN) != 0) bits |= kTxTsoEcn;
   return bits;
+}
+
+/// For people: "packed in-order".
+std::string ring_format(uint64_t features) {
+  const bool packed = (features & spec::VIRTIO_F_RING_PACKED) != 0;
+  const bool in_order = (features & spec::VIRTIO_F_IN_ORDER) != 0;
+  return fmt::format("{}{}", packed ? "packed" : "split", in_order ? " in-order" : "");
 }
 
 class VirtioUserPort final : public Port {
@@ -150,6 +174,8 @@ class VirtioUserPort final : public Port {
     uint64_t features = 0;
     uint64_t protocol_features = 0;
     size_t queue_pairs = 0;
+    uint32_t queue_size = 0;
+    std::string format;
   };
 
   // The port's thread.
@@ -274,10 +300,17 @@ void VirtioUserPort::publish(Session& session) {
   state.features = features;
   state.protocol_features = session.frontend().protocol_features();
   state.queue_pairs = pairs;
+  state.queue_size = session.queue_size();
+  state.format = ring_format(features);
   context_.log.info(fmt::format("connected to {}{}{}: {} queue pair{}, {}", config_.path,
                                 state.peer.empty() ? "" : ", ", state.peer, pairs,
                                 pairs == 1 ? "" : "s",
                                 fmt::join(virtio::net_feature_names(features), " ")));
+  if (const uint64_t missing = kWishes & config_.session.features & ~features; missing != 0) {
+    context_.log.warn(fmt::format("{} has no {}: going on with {} rings of {}", config_.path,
+                                  fmt::join(virtio::net_feature_names(missing), " and no "),
+                                  state.format, state.queue_size));
+  }
   set_state(std::move(state));
 }
 
@@ -384,9 +417,9 @@ PortInfo VirtioUserPort::info() const {
   info.protocol_feature_names = vhost::protocol_feature_names(state_.protocol_features);
   for (size_t i = 0; i < config_.session.queue_pairs; ++i) {
     const bool on = i < state_.queue_pairs;
-    const uint32_t size = on ? config_.session.queue_size : 0;
-    info.rings.push_back({fmt::format("rx{}", i), size, on, "split"});
-    info.rings.push_back({fmt::format("tx{}", i), size, on, "split"});
+    const uint32_t size = on ? state_.queue_size : 0;
+    info.rings.push_back({fmt::format("rx{}", i), size, on, state_.format});
+    info.rings.push_back({fmt::format("tx{}", i), size, on, state_.format});
   }
   return info;
 }

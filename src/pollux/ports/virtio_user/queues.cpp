@@ -12,22 +12,20 @@ void poll(void* self, Burst& burst) noexcept {
   auto& slot = *static_cast<RxSlot*>(self);
   LiveRx* live = slot.live.load(std::memory_order_acquire);
   if (live == nullptr) return;
-  const bool wanted = live->queue.poll(burst, slot.counters);
-  live->note(live->queue.ring().error());
-  if (wanted) live->notify();
+  if (live->poll(burst, slot.counters)) live->notify();
 }
 
 Wake arm(void* self) noexcept {
   LiveRx* live = static_cast<RxSlot*>(self)->live.load(std::memory_order_acquire);
   if (live == nullptr) return {Wake::kByTime};  // the port's thread may publish one any time
-  if (live->queue.arm()) return {Wake::kNow};
+  if (live->arm()) return {Wake::kNow};
   return {Wake::kSignal, live->call.get()};
 }
 
 void disarm(void* self) noexcept {
   LiveRx* live = static_cast<RxSlot*>(self)->live.load(std::memory_order_acquire);
   if (live == nullptr) return;
-  live->queue.disarm();
+  live->disarm();
   (void)drain_event_fd(live->call.get());
 }
 
@@ -36,9 +34,7 @@ DropReason send(void* self, Burst& burst) noexcept {
   LiveTx* live = slot.live.load(std::memory_order_acquire);
   if (live == nullptr) return DropReason::receiver_down;
   const std::lock_guard guard(live->lock);
-  const DropReason why = live->queue.send(burst, slot.counters);
-  live->note(live->queue.ring().error());
-  return why;
+  return live->send(burst, slot.counters);
 }
 
 void flush(void* self) noexcept {
@@ -48,7 +44,7 @@ void flush(void* self) noexcept {
   bool wanted = false;
   {
     const std::lock_guard guard(live->lock);
-    wanted = live->queue.publish();
+    wanted = live->publish();
   }
   if (wanted) live->notify();
 }

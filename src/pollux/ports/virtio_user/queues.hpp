@@ -5,18 +5,17 @@
 
 #include <atomic>
 #include <cstdint>
+#include <optional>
 #include <utility>
 
 #include "pollux/base/fd.hpp"
 #include "pollux/base/spin_lock.hpp"
 #include "pollux/port/queue.hpp"
-#include "pollux/ring/split_driver_ring.hpp"
+#include "pollux/ring/ring_error.hpp"
 #include "pollux/virtio/net_driver_rx.hpp"
 #include "pollux/virtio/net_driver_tx.hpp"
 
 namespace pollux::virtio_user {
-
-using DriverRing = ring::SplitDriverRing<>;
 
 /// What both directions of a running ring have in common. Made and freed by the port's thread;
 /// between publication and quiescence the fields belong to the workers, but for `broken`.
@@ -25,6 +24,14 @@ struct LiveRing {
   UniqueFd call;  ///< the back end writes; nobody reads as long as we poll
   /// Why the ring is stopped: written by a worker, read by the port's thread.
   std::atomic<ring::RingError> broken{ring::RingError::none};
+
+  virtual ~LiveRing() = default;
+
+  /// Gives every buffer back to the pool. The device must be gone.
+  virtual void stop(PoolCache& cache) noexcept = 0;
+
+  /// What SET_VRING_BASE tells a device that takes the ring over, if one can.
+  [[nodiscard]] virtual std::optional<uint32_t> base() const noexcept = 0;
 
   void note(ring::RingError error) noexcept {
     if (error != ring::RingError::none) [[unlikely]] {
@@ -36,21 +43,63 @@ struct LiveRing {
   void notify() const noexcept { (void)eventfd_write(kick.get(), 1); }
 };
 
-/// A running receiveq.
+/// A running receiveq of either format: one virtual call a burst. See virtio::NetDriverRx.
 struct LiveRx : LiveRing {
-  LiveRx(DriverRing ring, Pool& pool, const virtio::NetDriverConfig& config)
-      : queue(std::move(ring), pool, config) {}
-
-  virtio::NetDriverRx<DriverRing> queue;
+  /// True when the device wants to be notified.
+  [[nodiscard]] virtual bool fill(PoolCache& cache) noexcept = 0;
+  [[nodiscard]] virtual bool poll(Burst& burst, QueueCounters& counters) noexcept = 0;
+  /// Asks the device to interrupt at the next frame; true when there are frames already.
+  [[nodiscard]] virtual bool arm() noexcept = 0;
+  virtual void disarm() noexcept = 0;
 };
 
-/// A running transmitq. Several workers may share it.
+/// A running transmitq of either format. Several workers may share it. See virtio::NetDriverTx.
 struct LiveTx : LiveRing {
-  LiveTx(DriverRing ring, Pool& pool, const virtio::NetDriverConfig& config)
-      : queue(std::move(ring), pool, config) {}
-
   SpinLock lock;  ///< held for a burst
-  virtio::NetDriverTx<DriverRing> queue;
+
+  virtual DropReason send(Burst& burst, QueueCounters& counters) noexcept = 0;
+  /// True when the device wants to be notified.
+  [[nodiscard]] virtual bool publish() noexcept = 0;
+};
+
+template <typename Ring>
+class LiveRxOf final : public LiveRx {
+ public:
+  LiveRxOf(Ring ring, Pool& pool, const virtio::NetDriverConfig& config)
+      : queue_(std::move(ring), pool, config) {}
+
+  bool fill(PoolCache& cache) noexcept override { return queue_.fill(cache); }
+  bool poll(Burst& burst, QueueCounters& counters) noexcept override {
+    const bool wanted = queue_.poll(burst, counters);
+    note(queue_.ring().error());
+    return wanted;
+  }
+  bool arm() noexcept override { return queue_.arm(); }
+  void disarm() noexcept override { queue_.disarm(); }
+  void stop(PoolCache& cache) noexcept override { queue_.stop(cache); }
+  std::optional<uint32_t> base() const noexcept override { return queue_.ring().base(); }
+
+ private:
+  virtio::NetDriverRx<Ring> queue_;
+};
+
+template <typename Ring>
+class LiveTxOf final : public LiveTx {
+ public:
+  LiveTxOf(Ring ring, Pool& pool, const virtio::NetDriverConfig& config)
+      : queue_(std::move(ring), pool, config) {}
+
+  DropReason send(Burst& burst, QueueCounters& counters) noexcept override {
+    const DropReason why = queue_.send(burst, counters);
+    note(queue_.ring().error());
+    return why;
+  }
+  bool publish() noexcept override { return queue_.publish(); }
+  void stop(PoolCache& cache) noexcept override { queue_.stop(cache); }
+  std::optional<uint32_t> base() const noexcept override { return queue_.ring().base(); }
+
+ private:
+  virtio::NetDriverTx<Ring> queue_;
 };
 
 /// A queue handle into the program. It is there for as long as the port, with its counters; the

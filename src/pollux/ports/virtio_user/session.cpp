@@ -1,11 +1,18 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "pollux/ports/virtio_user/session.hpp"
 
+#include <fmt/format.h>
+#include <fmt/ranges.h>
+
 #include <algorithm>
+#include <bit>
 #include <utility>
 
+#include "pollux/ring/packed_driver_ring.hpp"
+#include "pollux/ring/split_driver_ring.hpp"
 #include "pollux/spec/vhost_user.hpp"
 #include "pollux/spec/virtio_net.hpp"
+#include "pollux/virtio/feature_names.hpp"
 
 namespace pollux::virtio_user {
 namespace {
@@ -38,6 +45,7 @@ uint64_t choose_features(uint64_t offered, const SessionConfig& config, uint32_t
   };
   const uint32_t pieces = kLargestFrame / buffer_size + 3;
   const bool too_many = pieces > std::min<uint32_t>(config.queue_size, Packet::kMaxSegments);
+  without((features & VIRTIO_F_VERSION_1) == 0, VIRTIO_F_RING_PACKED | VIRTIO_F_IN_ORDER);
   without((features & VIRTIO_NET_F_CSUM) == 0 || too_many, kHostTso);
   without((features & VIRTIO_NET_F_GUEST_CSUM) == 0 || too_many, kGuestTso);
   without((features & VIRTIO_NET_F_MRG_RXBUF) == 0, kGuestTso);
@@ -82,14 +90,20 @@ Status Session::resume(vhost::Frontend frontend) {
 }
 
 bool Session::sound() const {
-  const auto good = [](const auto& ring) { return ring->broken.load() == ring::RingError::none; };
+  const auto good = [](const auto& ring) {
+    return ring->broken.load() == ring::RingError::none && ring->base().has_value();
+  };
   return std::ranges::all_of(rx_, good) && std::ranges::all_of(tx_, good);
 }
 
 Session::~Session() {
   PoolCache cache(pool_);
-  for (auto& rx : rx_) rx->queue.stop(cache);
-  for (auto& tx : tx_) tx->queue.stop(cache);
+  for (auto& rx : rx_) rx->stop(cache);
+  for (auto& tx : tx_) tx->stop(cache);
+}
+
+uint32_t Session::queue_size() const {
+  return packed() ? config_.queue_size : std::bit_floor(config_.queue_size);
 }
 
 Status Session::negotiate() {
@@ -97,6 +111,11 @@ Status Session::negotiate() {
   auto offered = frontend_.get_features();
   if (!offered) return forward(offered);
   features_ = choose_features(*offered, config_, pool_.buffer_size());
+  if (const uint64_t missing = config_.required & ~features_; missing != 0) {
+    return fail(ErrorCode::kUnsupported,
+                fmt::format("the back end has no {}: \"on\" instead of \"only\" goes on without",
+                            fmt::join(virtio::net_feature_names(missing), " and no ")));
+  }
   if ((*offered & VHOST_USER_F_PROTOCOL_FEATURES) != 0) {
     features_ |= VHOST_USER_F_PROTOCOL_FEATURES;
     if (auto ok = negotiate_protocol(); !ok) return ok;
@@ -123,7 +142,8 @@ Status Session::negotiate_protocol() {
 Status Session::make_memory() {
   SharedMemory::Shape shape;
   shape.rings = 2U * queue_pairs_;
-  shape.size = config_.queue_size;
+  shape.size = queue_size();
+  shape.packed = packed();
   shape.table_entries = has(VIRTIO_F_INDIRECT_DESC) ? kTableEntries : 0;
   shape.pool_regions = config_.pool_regions;
   auto memory = SharedMemory::create(pool_, shape);
@@ -139,9 +159,30 @@ Status Session::share_memory() {
   return frontend_.share_memory(memory_->regions());
 }
 
-DriverRing Session::make_ring(uint16_t index) const {
-  return DriverRing(memory_->layout(index),
-                    {.event_idx = has(VIRTIO_F_EVENT_IDX), .indirect = memory_->tables(index)});
+ring::DriverRingOptions Session::ring_options(uint16_t index) const {
+  return {.event_idx = has(VIRTIO_F_EVENT_IDX),
+          .in_order = has(VIRTIO_F_IN_ORDER),
+          .indirect = memory_->tables(index)};
+}
+
+std::unique_ptr<LiveRx> Session::make_rx(uint16_t index, const virtio::NetDriverConfig& config) {
+  const ring::DriverRingOptions options = ring_options(index);
+  if (packed()) {
+    ring::PackedDriverRing<> ring(memory_->packed_layout(index), options);
+    return std::make_unique<LiveRxOf<ring::PackedDriverRing<>>>(std::move(ring), pool_, config);
+  }
+  ring::SplitDriverRing<> ring(memory_->split_layout(index), options);
+  return std::make_unique<LiveRxOf<ring::SplitDriverRing<>>>(std::move(ring), pool_, config);
+}
+
+std::unique_ptr<LiveTx> Session::make_tx(uint16_t index, const virtio::NetDriverConfig& config) {
+  const ring::DriverRingOptions options = ring_options(index);
+  if (packed()) {
+    ring::PackedDriverRing<> ring(memory_->packed_layout(index), options);
+    return std::make_unique<LiveTxOf<ring::PackedDriverRing<>>>(std::move(ring), pool_, config);
+  }
+  ring::SplitDriverRing<> ring(memory_->split_layout(index), options);
+  return std::make_unique<LiveTxOf<ring::SplitDriverRing<>>>(std::move(ring), pool_, config);
 }
 
 Status Session::make_rings() {
@@ -151,32 +192,32 @@ Status Session::make_rings() {
       std::max<uint32_t>(pool_.buffer_count() / (4 * queue_pairs_), 1)};
   PoolCache cache(pool_);
   for (uint16_t pair = 0; pair < queue_pairs_; ++pair) {
-    rx_.push_back(std::make_unique<LiveRx>(make_ring(receiveq(pair)), pool_, config));
-    tx_.push_back(std::make_unique<LiveTx>(make_ring(transmitq(pair)), pool_, config));
+    rx_.push_back(make_rx(receiveq(pair), config));
+    tx_.push_back(make_tx(transmitq(pair), config));
     for (UniqueFd* fd :
          {&rx_.back()->kick, &rx_.back()->call, &tx_.back()->kick, &tx_.back()->call}) {
       auto made = make_eventfd();
       if (!made) return forward(made);
       *fd = std::move(*made);
     }
-    (void)rx_.back()->queue.fill(cache);
+    (void)rx_.back()->fill(cache);
   }
   return {};
 }
 
 Status Session::tell_rings() {
   for (uint16_t pair = 0; pair < queue_pairs_; ++pair) {
-    const LiveRx& rx = *rx_[pair];
-    const LiveTx& tx = *tx_[pair];
-    if (auto ok = tell_ring(receiveq(pair), rx, rx.queue.ring().base()); !ok) return ok;
-    if (auto ok = tell_ring(transmitq(pair), tx, tx.queue.ring().base()); !ok) return ok;
+    if (auto ok = tell_ring(receiveq(pair), *rx_[pair]); !ok) return ok;
+    if (auto ok = tell_ring(transmitq(pair), *tx_[pair]); !ok) return ok;
   }
   return {};
 }
 
-Status Session::tell_ring(uint16_t index, const LiveRing& ring, uint32_t base) {
-  if (auto ok = frontend_.set_vring_num(index, config_.queue_size); !ok) return ok;
-  if (auto ok = frontend_.set_vring_base(index, base); !ok) return ok;
+Status Session::tell_ring(uint16_t index, const LiveRing& ring) {
+  const std::optional<uint32_t> base = ring.base();
+  if (!base) return fail(ErrorCode::kUnsupported, "a ring can not be taken over: starting anew");
+  if (auto ok = frontend_.set_vring_num(index, queue_size()); !ok) return ok;
+  if (auto ok = frontend_.set_vring_base(index, *base); !ok) return ok;
   if (auto ok = frontend_.set_vring_addr(index, memory_->addresses(index)); !ok) return ok;
   if (auto ok = frontend_.set_vring_call(index, ring.call.get()); !ok) return ok;
   return frontend_.set_vring_kick(index, ring.kick.get());

@@ -11,22 +11,25 @@
 #include "pollux/packet/pool.hpp"
 #include "pollux/ports/virtio_user/queues.hpp"
 #include "pollux/ports/virtio_user/shared_memory.hpp"
+#include "pollux/spec/virtio.hpp"
 #include "pollux/vhost/frontend.hpp"
 
 namespace pollux::virtio_user {
 
 /// What a port wants of a back end.
 struct SessionConfig {
-  uint64_t features = 0;     ///< virtio bits that it can use
-  uint16_t queue_pairs = 1;  ///< at most; a back end may have fewer
-  uint32_t queue_size = 1024;
+  uint64_t features = 0;       ///< virtio bits that it can use
+  uint64_t required = 0;       ///< of those, the ones that it does not do without
+  uint16_t queue_pairs = 1;    ///< at most; a back end may have fewer
+  uint32_t queue_size = 1024;  ///< of split rings the next power of two below it
   uint32_t pool_regions = 1;
   uint16_t mtu = 0;  ///< to tell the back end; 0: nothing
 };
 
 /// Of the features that a back end offers and a port wants, those that make sense together, with
 /// such a pool and such rings (VIRTIO 1.3, 5.1.3.1): no segmentation without checksums, no large
-/// frames without mergeable buffers or without room for their chains.
+/// frames without mergeable buffers or without room for their chains, no packed rings for legacy
+/// devices.
 [[nodiscard]] uint64_t choose_features(uint64_t offered, const SessionConfig& config,
                                        uint32_t buffer_size);
 
@@ -35,7 +38,8 @@ struct SessionConfig {
 class Session {
  public:
   /// Negotiates, shares memory, sets rings up, posts receive buffers and enables the rings. Takes
-  /// as long as the front end's timeouts allow. Errors: the front end's, or kUnsupported.
+  /// as long as the front end's timeouts allow. Errors: the front end's, or kUnsupported, for a
+  /// back end without a feature that is required, too.
   [[nodiscard]] static Result<std::unique_ptr<Session>> establish(vhost::Frontend frontend,
                                                                   const SessionConfig& config,
                                                                   Pool& pool);
@@ -51,7 +55,8 @@ class Session {
   /// be made anew; else the front end's, after which it may be tried again.
   [[nodiscard]] Status resume(vhost::Frontend frontend);
 
-  /// False once a device has broken a ring: then nothing can go on with it.
+  /// Whether another device can go on with the rings: none was broken, and of each it is known
+  /// where. No worker uses them.
   [[nodiscard]] bool sound() const;
 
   /// Tells the back end to stop, and waits until it has: from then on it touches no memory.
@@ -61,6 +66,9 @@ class Session {
   [[nodiscard]] std::vector<std::unique_ptr<LiveRx>>& rx() { return rx_; }
   [[nodiscard]] std::vector<std::unique_ptr<LiveTx>>& tx() { return tx_; }
   [[nodiscard]] uint64_t features() const { return features_; }
+  [[nodiscard]] bool packed() const { return has(spec::VIRTIO_F_RING_PACKED); }
+  /// Entries of each ring.
+  [[nodiscard]] uint32_t queue_size() const;
   [[nodiscard]] std::string memory() const { return memory_->describe(); }
 
  private:
@@ -72,9 +80,13 @@ class Session {
   [[nodiscard]] Status share_memory();
   [[nodiscard]] Status make_rings();
   [[nodiscard]] Status tell_rings();
-  [[nodiscard]] Status tell_ring(uint16_t index, const LiveRing& ring, uint32_t base);
+  [[nodiscard]] Status tell_ring(uint16_t index, const LiveRing& ring);
   [[nodiscard]] Status start();
-  [[nodiscard]] DriverRing make_ring(uint16_t index) const;
+  [[nodiscard]] std::unique_ptr<LiveRx> make_rx(uint16_t index,
+                                                const virtio::NetDriverConfig& config);
+  [[nodiscard]] std::unique_ptr<LiveTx> make_tx(uint16_t index,
+                                                const virtio::NetDriverConfig& config);
+  [[nodiscard]] ring::DriverRingOptions ring_options(uint16_t index) const;
   [[nodiscard]] bool has(uint64_t feature) const { return (features_ & feature) != 0; }
 
   vhost::Frontend frontend_;

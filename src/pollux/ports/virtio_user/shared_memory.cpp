@@ -32,12 +32,16 @@ std::vector<vhost::SharedMemoryRegion> cut(const SharedRegion& pool, uint32_t pi
 
 }  // namespace
 
+size_t SharedMemory::ring_bytes(const Shape& shape) {
+  return shape.packed ? ring::packed_bytes(shape.size) : ring::split_bytes(shape.size);
+}
+
 size_t SharedMemory::tables_bytes(const Shape& shape) {
   return size_t{std::min(shape.size, kMaxTables)} * shape.table_entries * sizeof(spec::virtq_desc);
 }
 
 size_t SharedMemory::pair_bytes(const Shape& shape) {
-  return 2 * ring::split_bytes(shape.size) + round_up(tables_bytes(shape), 64);
+  return 2 * ring_bytes(shape) + round_up(tables_bytes(shape), 64);
 }
 
 Result<SharedMemory> SharedMemory::create(const Pool& pool, const Shape& shape) {
@@ -56,11 +60,15 @@ Result<SharedMemory> SharedMemory::create(const Pool& pool, const Shape& shape) 
 
 std::byte* SharedMemory::place(uint32_t index) const {
   return rings_.data() + size_t{index / 2} * pair_bytes(shape_) +
-         size_t{index % 2} * ring::split_bytes(shape_.size);
+         size_t{index % 2} * ring_bytes(shape_);
 }
 
-ring::SplitLayout SharedMemory::layout(uint32_t index) const {
+ring::SplitLayout SharedMemory::split_layout(uint32_t index) const {
   return ring::place_split(place(index), shape_.size);
+}
+
+ring::PackedLayout SharedMemory::packed_layout(uint32_t index) const {
+  return ring::place_packed(place(index), shape_.size);
 }
 
 uint64_t SharedMemory::device_addr(const void* at) const {
@@ -68,19 +76,25 @@ uint64_t SharedMemory::device_addr(const void* at) const {
 }
 
 vhost::VringAddresses SharedMemory::addresses(uint32_t index) const {
-  const ring::SplitLayout at = layout(index);
-  vhost::VringAddresses addresses;
-  addresses.desc = UserAddr{device_addr(at.desc)};
-  addresses.used = UserAddr{device_addr(at.used)};
-  addresses.avail = UserAddr{device_addr(at.avail)};
-  return addresses;
+  const auto tell = [this](const void* desc, const void* driver, const void* device) {
+    vhost::VringAddresses addresses;
+    addresses.desc = UserAddr{device_addr(desc)};
+    addresses.avail = UserAddr{device_addr(driver)};
+    addresses.used = UserAddr{device_addr(device)};
+    return addresses;
+  };
+  if (shape_.packed) {
+    const ring::PackedLayout at = packed_layout(index);
+    return tell(at.desc, at.driver, at.device);
+  }
+  const ring::SplitLayout at = split_layout(index);
+  return tell(at.desc, at.avail, at.used);
 }
 
 ring::IndirectTables SharedMemory::tables(uint32_t index) const {
   if (shape_.table_entries == 0 || index % 2 == 0) return {};
-  std::byte* at = place(index) + ring::split_bytes(shape_.size);
-  return {reinterpret_cast<spec::virtq_desc*>(at), device_addr(at),
-          std::min(shape_.size, kMaxTables), shape_.table_entries};
+  std::byte* at = place(index) + ring_bytes(shape_);
+  return {at, device_addr(at), std::min(shape_.size, kMaxTables), shape_.table_entries};
 }
 
 std::string SharedMemory::describe() const {

@@ -10,7 +10,9 @@
 #include "pollux/base/result.hpp"
 #include "pollux/mem/shared_region.hpp"
 #include "pollux/packet/pool.hpp"
-#include "pollux/ring/split_driver_ring.hpp"
+#include "pollux/ring/driver_ring.hpp"
+#include "pollux/ring/packed_layout.hpp"
+#include "pollux/ring/split_layout.hpp"
 #include "pollux/vhost/frontend.hpp"
 #include "pollux/virtio/shared_window.hpp"
 
@@ -33,6 +35,7 @@ class SharedMemory {
   struct Shape {
     uint32_t rings = 0;          ///< receiveqs and transmitqs, in turn
     uint32_t size = 0;           ///< entries of each
+    bool packed = false;         ///< their format
     uint32_t table_entries = 0;  ///< of each indirect table of a transmitq; 0: no tables
     uint32_t pool_regions =
         1;  ///< into how many regions the pool is cut (or as many as it has pages)
@@ -45,7 +48,9 @@ class SharedMemory {
   [[nodiscard]] virtio::SharedWindow pool_window() const { return pool_; }
   [[nodiscard]] std::span<const vhost::SharedMemoryRegion> regions() const { return regions_; }
 
-  [[nodiscard]] ring::SplitLayout layout(uint32_t index) const;
+  /// Where a ring lies, when it has that format.
+  [[nodiscard]] ring::SplitLayout split_layout(uint32_t index) const;
+  [[nodiscard]] ring::PackedLayout packed_layout(uint32_t index) const;
   [[nodiscard]] vhost::VringAddresses addresses(uint32_t index) const;
   /// Tables of a transmitq (odd index); none for others.
   [[nodiscard]] ring::IndirectTables tables(uint32_t index) const;
@@ -55,6 +60,7 @@ class SharedMemory {
 
  private:
   SharedMemory(SharedRegion rings, const Shape& shape) : rings_(std::move(rings)), shape_(shape) {}
+  static size_t ring_bytes(const Shape& shape);
   static size_t tables_bytes(const Shape& shape);
   static size_t pair_bytes(const Shape& shape);
   [[nodiscard]] std::byte* place(uint32_t index) const;
