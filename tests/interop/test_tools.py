@@ -38,12 +38,15 @@ def assert_perfect(report, count):
 
 
 @pytest.mark.parametrize("options", ["", ",mrg=off", ",indirect=off", ",event-idx=off",
-                                     ",version-1=off", ",csum=off", ",queue-size=64"])
+                                     ",version-1=off", ",csum=off", ",queue-size=64",
+                                     ",in-order=only", ",packed=only", ",packed=only,mrg=off",
+                                     ",packed=only,in-order=only,queue-size=1000",
+                                     ",packed=only,in-order=only,indirect=off,queue-size=65"])
 def test_through_the_switch(supervisor, options):
     """Both ends driven by one process that bounds what is on its way: nothing is lost, and the
     switch has counted the same."""
     switch = PolluxSwitch(supervisor, ["a", "b"])
-    window = ["--window", "32"] if "64" in options else []
+    window = ["--window", "32"] if "size=6" in options else []
     report = generate("--port", f"virtio-user:{switch.socket('a')}{options}", "--sink",
                       f"virtio-user:{switch.socket('b')}{options}", "--count", "20000",
                       "--size", MIX, "--flows", "16", *window)

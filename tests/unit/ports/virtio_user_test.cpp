@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // The virtio-user port against the vhost-user port, over a real socket, in one process. Byte-level
 // tests of either side are in tests/conform, so that the two can not share a misreading.
+#include <fmt/format.h>
+
 #include <filesystem>
 #include <mutex>
 
@@ -123,7 +125,10 @@ class VirtioUserTest : public PortTest {
 TEST_F(VirtioUserTest, CarriesFramesBothWays) {
   for (const std::string options :
        {"", ",mrg=off", ",indirect=off", ",event-idx=off", ",version-1=off,mrg=off",
-        ",csum=off,tso=off", ",queue-size=32768", ",queue-size=64,indirect=off"}) {
+        ",csum=off,tso=off", ",queue-size=32768", ",queue-size=64,indirect=off", ",in-order=only",
+        ",packed=only", ",packed=only,in-order=only", ",packed=only,mrg=off,indirect=off",
+        ",packed=only,event-idx=off", ",packed=only,in-order=only,queue-size=333",
+        ",packed=only,queue-size=32767"}) {
     SCOPED_TRACE(options);
     start_device();
     start_driver(options);
@@ -142,6 +147,56 @@ TEST_F(VirtioUserTest, TinyRings) {
   start_driver(",queue-size=2,mrg=off");
   ASSERT_TRUE(wait_for_link());
   for (int i = 0; i < 10; ++i) expect_carries({60, 1514});
+}
+
+// Around a packed ring many times, whose end chains of several descriptors cross.
+TEST_F(VirtioUserTest, ManyLapsOfAPackedRing) {
+  for (const std::string options :
+       {",packed=only,queue-size=7", ",packed=only,in-order=only,queue-size=13,indirect=off"}) {
+    start_device();
+    start_driver(options + ",mtu=9000");
+    ASSERT_TRUE(wait_for_link());
+    for (int i = 0; i < 50; ++i) expect_carries({60, 1514, 9014});
+    EXPECT_TRUE(driver_->info().broken.empty()) << driver_->info().broken;
+    stop_driver();
+    device_.reset();
+  }
+  expect_no_leak();
+}
+
+TEST_F(VirtioUserTest, FormatOfRingsIsWhatBothSidesWant) {
+  const auto format = [&](const std::string& device, const std::string& driver) {
+    start_device(device);
+    start_driver(driver);
+    EXPECT_TRUE(wait_for_link());
+    const PortInfo here = driver_->info();
+    const PortInfo there = device_->info();
+    EXPECT_EQ(here.rings[0].format, there.rings[0].format);
+    EXPECT_EQ(here.rings[1].size, there.rings[1].size);
+    expect_carries({60, 1514});
+    stop_driver();
+    device_.reset();
+    return fmt::format("{} {}", here.rings[0].format, here.rings[0].size);
+  };
+  EXPECT_EQ(format("", ",queue-size=256"), "split 256");
+  EXPECT_EQ(format("", ",packed=on,queue-size=300"), "packed 300");
+  EXPECT_EQ(format("", ",packed=on,in-order=on,queue-size=300"), "packed in-order 300");
+  EXPECT_EQ(format("", ",in-order=on,queue-size=256"), "split in-order 256");
+  // Falls back, on the power of two below.
+  EXPECT_EQ(format(",packed=off", ",packed=on,in-order=on,queue-size=300"), "split in-order 256");
+  EXPECT_EQ(format(",in-order=off", ",packed=on,in-order=on,queue-size=300"), "packed 300");
+}
+
+TEST_F(VirtioUserTest, InsistsOnWhatItWasToldToInsistOn) {
+  start_device(",packed=off");
+  start_driver(",packed=only");
+  ASSERT_TRUE(
+      wait_until([&] { return driver_->info().state.find("RING_PACKED") != std::string::npos; }));
+  EXPECT_FALSE(driver_->info().link_up);
+  device_.reset();
+  start_device();
+  ASSERT_TRUE(wait_for_link()) << "a back end that has them is as good as ever";
+  expect_carries({60});
 }
 
 TEST_F(VirtioUserTest, TellsWhatWasNegotiated) {
@@ -233,8 +288,14 @@ TEST_F(VirtioUserTest, FewerQueuesThanWanted) {
   EXPECT_TRUE(send(driver_->tx_queues()[3], make_frame(100))) << "leads to the only one";
 }
 
-TEST_F(VirtioUserTest, WaitsForABackEndAndOutlivesIt) {
-  start_driver();
+class VirtioUserRestarts : public VirtioUserTest,
+                           public testing::WithParamInterface<const char*> {};
+INSTANTIATE_TEST_SUITE_P(Rings, VirtioUserRestarts,
+                         testing::Values("", ",packed=only,queue-size=100",
+                                         ",packed=only,in-order=only,queue-size=100"));
+
+TEST_P(VirtioUserRestarts, WaitsForABackEndAndOutlivesIt) {
+  start_driver(GetParam());
   ASSERT_TRUE(wait_until([&] { return !driver_->info().state.empty(); }));
   EXPECT_FALSE(driver_->info().link_up);
   EXPECT_FALSE(send(driver_->tx_queues()[0], make_frame(60)));
@@ -249,14 +310,14 @@ TEST_F(VirtioUserTest, WaitsForABackEndAndOutlivesIt) {
   expect_no_leak();
 }
 
-TEST_F(VirtioUserTest, TheDriverMayComeAndGo) {
+TEST_P(VirtioUserRestarts, TheDriverMayComeAndGo) {
   start_device();
-  start_driver();
+  start_driver(GetParam());
   ASSERT_TRUE(wait_for_link());
   stop_driver();
   const size_t fds = test::open_fds();
   for (int round = 0; round < 20; ++round) {
-    start_driver();
+    start_driver(GetParam());
     ASSERT_TRUE(wait_for_link());
     expect_carries({60, 1514});
     {  // frames in both rings when it goes
