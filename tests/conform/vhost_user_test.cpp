@@ -7,6 +7,7 @@
 #include "pollux/vhost/backend_session.hpp"
 #include "pollux/vhost/codec.hpp"
 #include "pollux/vhost/frontend.hpp"
+#include "pollux/vhost/frontend_channel.hpp"
 #include "tests/support/vhost_peer.hpp"
 
 namespace pollux::vhost {
@@ -171,6 +172,209 @@ TEST_F(FrontendBytes, Status) {
   expect("28 00 00 00  01 00 00 00  00 00 00 00");
 }
 
+TEST_F(FrontendBytes, ResetDeviceAndOwner) {
+  ASSERT_TRUE(frontend.reset_device());
+  expect("22 00 00 00  01 00 00 00  00 00 00 00");
+  ASSERT_TRUE(frontend.reset_owner());
+  expect("04 00 00 00  01 00 00 00  00 00 00 00");
+}
+
+TEST_F(FrontendBytes, Config) {
+  answer(
+      "18 00 00 00  05 00 00 00  0e 00 00 00"
+      "0a 00 00 00  02 00 00 00  00 00 00 00  dc 05");
+  EXPECT_EQ(to_hex(*frontend.get_config(10, 2)), "dc 05");
+  expect(
+      "18 00 00 00  01 00 00 00  0e 00 00 00"
+      "0a 00 00 00  02 00 00 00  00 00 00 00  00 00");
+  answer("18 00 00 00  05 00 00 00  00 00 00 00");  // no payload: there is no such part
+  EXPECT_EQ(frontend.get_config(250, 16).error().code, ErrorCode::kInvalidArgument);
+  expect(
+      "18 00 00 00  01 00 00 00  1c 00 00 00"
+      "fa 00 00 00  10 00 00 00  00 00 00 00  00 00 00 00 00 00 00 00 00 00 00 00 00 00 00 00");
+  answer(
+      "18 00 00 00  05 00 00 00  0e 00 00 00"
+      "0b 00 00 00  02 00 00 00  00 00 00 00  dc 05");  // another offset
+  EXPECT_EQ(frontend.get_config(10, 2).error().code, ErrorCode::kProtocol);
+  (void)test::receive_raw(far);
+  ASSERT_TRUE(frontend.set_config(6, hex("01 00")));
+  expect(
+      "19 00 00 00  01 00 00 00  0e 00 00 00"
+      "06 00 00 00  02 00 00 00  00 00 00 00  01 00");
+  ASSERT_TRUE(frontend.set_config(0, hex("52"), true));  // of a guest that moved here: flags 1
+  expect(
+      "19 00 00 00  01 00 00 00  0d 00 00 00"
+      "00 00 00 00  01 00 00 00  01 00 00 00  52");
+}
+
+TEST_F(FrontendBytes, EndianAndKick) {
+  ASSERT_TRUE(frontend.set_vring_endian(3, std::endian::little));
+  expect("17 00 00 00  01 00 00 00  08 00 00 00  03 00 00 00  00 00 00 00");
+  ASSERT_TRUE(frontend.set_vring_endian(3, std::endian::big));
+  expect("17 00 00 00  01 00 00 00  08 00 00 00  03 00 00 00  01 00 00 00");
+  ASSERT_TRUE(frontend.vring_kick(1));
+  expect("23 00 00 00  01 00 00 00  08 00 00 00  01 00 00 00  00 00 00 00");
+}
+
+TEST_F(FrontendBytes, SharedObjectAndSharedMemory) {
+  const std::string uuid = "00 11 22 33 44 55 66 77 88 99 aa bb cc dd ee ff";
+  spec::VhostUserShared name{};
+  for (uint8_t i = 0; i < 16; ++i) name.uuid[i] = static_cast<uint8_t>(i * 0x11);
+  answer("29 00 00 00  05 00 00 00  10 00 00 00" + uuid);
+  EXPECT_FALSE(frontend.get_shared_object(name)->valid());
+  expect("29 00 00 00  01 00 00 00  10 00 00 00" + uuid);
+  const UniqueFd object = make_memory(0x1000);
+  ASSERT_TRUE(test::send_raw(far, hex("29 00 00 00  05 00 00 00  00 00 00 00"), {object.get()}));
+  EXPECT_TRUE(frontend.get_shared_object(name)->valid());
+  (void)test::receive_raw(far);
+  std::string config = "2c 00 00 00  05 00 00 00  08 08 00 00  01 00 00 00  00 00 00 00";
+  for (int id = 0; id < 256; ++id) {
+    config += id == 2 ? "00 10 00 00 00 00 00 00" : "00 00 00 00 00 00 00 00";
+  }
+  answer(config);
+  const auto sizes = *frontend.get_shmem_config();
+  ASSERT_EQ(sizes.size(), 256U);
+  EXPECT_EQ(sizes[2], 0x1000U);
+  EXPECT_EQ(sizes[3], 0U);
+  expect("2c 00 00 00  01 00 00 00  00 00 00 00");
+}
+
+// The far end is played before the question comes: its answers wait in the socket.
+TEST_F(FrontendBytes, SaveDeviceStateThroughTheBackEndsOwnChannel) {
+  int fds[2] = {-1, -1};
+  ASSERT_EQ(pipe2(fds, O_CLOEXEC), 0);
+  ASSERT_EQ(write(fds[1], "px", 2), 2);
+  ::close(fds[1]);
+  // Bit 8 is clear: a channel comes with the answer.
+  ASSERT_TRUE(test::send_raw(
+      far, hex("2a 00 00 00  05 00 00 00  08 00 00 00  00 00 00 00 00 00 00 00"), {fds[0]}));
+  ::close(fds[0]);
+  answer("2b 00 00 00  05 00 00 00  08 00 00 00  00 00 00 00 00 00 00 00");
+  const auto state = frontend.save_device_state();
+  ASSERT_TRUE(state) << state.error().what;
+  EXPECT_EQ(to_hex(*state), "70 78");
+  expect(
+      "2a 00 00 00  01 00 00 00  08 00 00 00  00 00 00 00  00 00 00 00"
+      "2b 00 00 00  01 00 00 00  00 00 00 00",
+      1);
+}
+
+TEST_F(FrontendBytes, LoadDeviceState) {
+  answer("2a 00 00 00  05 00 00 00  08 00 00 00  00 01 00 00 00 00 00 00");  // the pipe will do
+  answer("2b 00 00 00  05 00 00 00  08 00 00 00  02 00 00 00 00 00 00 00");  // and it failed
+  const auto refused = frontend.load_device_state(hex("01 02 03"));
+  ASSERT_FALSE(refused);
+  EXPECT_EQ(refused.error().code, ErrorCode::kInvalidArgument);
+  expect(
+      "2a 00 00 00  01 00 00 00  08 00 00 00  01 00 00 00  00 00 00 00"
+      "2b 00 00 00  01 00 00 00  00 00 00 00",
+      1);
+  answer("2a 00 00 00  05 00 00 00  08 00 00 00  01 01 00 00 00 00 00 00");  // not now
+  EXPECT_EQ(frontend.load_device_state({}).error().code, ErrorCode::kInvalidArgument);
+  (void)test::receive_raw(far);
+  answer("2a 00 00 00  05 00 00 00  08 00 00 00  00 00 00 00 00 00 00 00");  // a channel is missing
+  EXPECT_EQ(frontend.load_device_state({}).error().code, ErrorCode::kProtocol);
+}
+
+// What a front end answers to requests of its back end.
+struct ChannelBytes : testing::Test {
+  struct Handler : BackendRequestHandler {
+    std::vector<std::string> told;
+    UniqueFd object;
+    Status iotlb(const spec::vhost_iotlb_msg& m) override {
+      return told.push_back("iotlb " + std::to_string(m.iova)), Status();
+    }
+    Status config_changed() override { return told.emplace_back("config"), Status(); }
+    Status vring_call(uint32_t i) override {
+      return told.push_back("call " + std::to_string(i)), Status();
+    }
+    Status vring_err(uint32_t i) override {
+      return told.push_back("err " + std::to_string(i)), Status();
+    }
+    Status shared_object_add(const spec::VhostUserShared& uuid) override {
+      return told.push_back("add " + std::to_string(uuid.uuid[15])), Status();
+    }
+    Result<UniqueFd> shared_object_lookup(const spec::VhostUserShared& uuid) override {
+      if (uuid.uuid[15] != 1) return forward(refuse());
+      return test::copy_of(object);
+    }
+    Status shmem_map(const spec::VhostUserMMap& m, UniqueFd file) override {
+      EXPECT_TRUE(file.valid());
+      return told.push_back("map " + std::to_string(m.shmid) + " " + std::to_string(m.len)),
+             Status();
+    }
+  } handler;
+  std::pair<UniqueFd, UniqueFd> sockets = make_pair();
+  FrontendChannel channel{std::move(sockets.first), handler};
+  Negotiated all{spec::VIRTIO_F_ACCESS_PLATFORM, ~uint64_t{0}, ~uint64_t{0}};
+
+  std::string ask(std::string_view bytes, const std::vector<int>& fds = {}) {
+    EXPECT_TRUE(test::send_raw(sockets.second.get(), hex(bytes), fds));
+    if (auto ok = channel.serve(all); !ok) return "closed";
+    const auto got = test::receive_raw(sockets.second.get());
+    received_fds = got.fds;
+    return to_hex(got.bytes);
+  }
+  size_t received_fds = 0;
+};
+
+TEST_F(ChannelBytes, EveryRequestOfTheText) {
+  handler.object = make_memory(0x1000);
+  EXPECT_EQ(ask("01 00 00 00  09 00 00 00  20 00 00 00"  // IOTLB_MSG: a miss at 0x1000 for reading
+                "00 10 00 00 00 00 00 00  00 00 00 00 00 00 00 00"
+                "00 00 00 00 00 00 00 00  01 01 00 00 00 00 00 00"),
+            plain("01 00 00 00  05 00 00 00  08 00 00 00  00 00 00 00 00 00 00 00"));
+  EXPECT_EQ(ask("02 00 00 00  01 00 00 00  00 00 00 00"), "") << "no answer was asked for";
+  EXPECT_EQ(ask("03 00 00 00  09 00 00 00  18 00 00 00"  // HOST_NOTIFIER of ring 1: not done here
+                "01 00 00 00 00 00 00 00  00 10 00 00 00 00 00 00  00 00 00 00 00 00 00 00",
+                {handler.object.get()}),
+            plain("03 00 00 00  05 00 00 00  08 00 00 00  01 00 00 00 00 00 00 00"));
+  EXPECT_EQ(ask("04 00 00 00  09 00 00 00  08 00 00 00  03 00 00 00  00 00 00 00"),
+            plain("04 00 00 00  05 00 00 00  08 00 00 00  00 00 00 00 00 00 00 00"));
+  EXPECT_EQ(ask("05 00 00 00  09 00 00 00  08 00 00 00  02 00 00 00  00 00 00 00"),
+            plain("05 00 00 00  05 00 00 00  08 00 00 00  00 00 00 00 00 00 00 00"));
+  const std::string one = "00 00 00 00 00 00 00 00 00 00 00 00 00 00 00 01";
+  const std::string two = "00 00 00 00 00 00 00 00 00 00 00 00 00 00 00 02";
+  EXPECT_EQ(ask("06 00 00 00  09 00 00 00  10 00 00 00" + one),
+            plain("06 00 00 00  05 00 00 00  08 00 00 00  00 00 00 00 00 00 00 00"));
+  EXPECT_EQ(ask("07 00 00 00  09 00 00 00  10 00 00 00" + one),
+            plain("07 00 00 00  05 00 00 00  08 00 00 00  01 00 00 00 00 00 00 00"));
+  EXPECT_EQ(ask("08 00 00 00  01 00 00 00  10 00 00 00" + one),
+            plain("08 00 00 00  05 00 00 00  08 00 00 00  00 00 00 00 00 00 00 00"));
+  EXPECT_EQ(received_fds, 1U);
+  EXPECT_EQ(ask("08 00 00 00  01 00 00 00  10 00 00 00" + two),
+            plain("08 00 00 00  05 00 00 00  08 00 00 00  01 00 00 00 00 00 00 00"));
+  EXPECT_EQ(received_fds, 0U);
+  EXPECT_EQ(ask("09 00 00 00  09 00 00 00  28 00 00 00"  // SHMEM_MAP into region 3, to be written
+                "03 00 00 00 00 00 00 00  00 10 00 00 00 00 00 00  00 20 00 00 00 00 00 00"
+                "00 30 00 00 00 00 00 00  01 00 00 00 00 00 00 00",
+                {handler.object.get()}),
+            plain("09 00 00 00  05 00 00 00  08 00 00 00  00 00 00 00 00 00 00 00"));
+  EXPECT_EQ(ask("0a 00 00 00  09 00 00 00  28 00 00 00"
+                "03 00 00 00 00 00 00 00  00 00 00 00 00 00 00 00  00 20 00 00 00 00 00 00"
+                "00 30 00 00 00 00 00 00  00 00 00 00 00 00 00 00"),
+            plain("0a 00 00 00  05 00 00 00  08 00 00 00  01 00 00 00 00 00 00 00"));
+  EXPECT_EQ(handler.told, (std::vector<std::string>{"iotlb 4096", "config", "call 3", "err 2",
+                                                    "add 1", "map 3 12288"}));
+}
+
+TEST_F(ChannelBytes, WhatIsWrongIsRefused) {
+  const std::string refused = "05 00 00 00  08 00 00 00  01 00 00 00 00 00 00 00";
+  EXPECT_EQ(ask("04 00 00 00  09 00 00 00  07 00 00 00  03 00 00 00  00 00 00"),
+            plain("04 00 00 00" + refused))
+      << "a byte is missing";
+  EXPECT_EQ(ask("63 00 00 00  09 00 00 00  00 00 00 00"), plain("63 00 00 00" + refused));
+  EXPECT_EQ(ask("09 00 00 00  09 00 00 00  00 00 00 00"), plain("09 00 00 00" + refused));
+  const UniqueFd event = make_event();
+  EXPECT_EQ(ask("02 00 00 00  09 00 00 00  00 00 00 00", {event.get()}),
+            plain("02 00 00 00" + refused))
+      << "a descriptor too many";
+  all.protocol_features &= ~spec::VHOST_USER_PROTOCOL_F_CONFIG;
+  EXPECT_EQ(ask("02 00 00 00  09 00 00 00  00 00 00 00"), plain("02 00 00 00" + refused));
+  EXPECT_TRUE(handler.told.empty());
+  EXPECT_EQ(ask("02 00 00 00  05 00 00 00  00 00 00 00"), "closed") << "an answer";
+}
+
 // What a back end makes of the same bytes, and what it answers.
 struct BackendBytes : testing::Test {
   test::RecordingDevice device;
@@ -188,8 +392,11 @@ struct BackendBytes : testing::Test {
     if (!reply) return "closed: " + reply.error().what;
     if (!*reply) return "";
     EXPECT_TRUE(writer.send(sockets.first.get(), std::move(**reply)));
-    return to_hex(test::receive_raw(sockets.second.get()).bytes);
+    const auto received = test::receive_raw(sockets.second.get());
+    received_fds = received.fds;
+    return to_hex(received.bytes);
   }
+  size_t received_fds = 0;  ///< with the last reply
 };
 
 TEST_F(BackendBytes, Negotiation) {
@@ -334,6 +541,113 @@ TEST_F(BackendBytes, Config) {
   EXPECT_EQ(ask("18 00 00 00  01 00 00 00  12 00 00 00"  // from 8 on there are only 4 bytes
                 "08 00 00 00  06 00 00 00  00 00 00 00  00 00 00 00 00 00"),
             plain("18 00 00 00  05 00 00 00  00 00 00 00"));
+}
+
+TEST_F(BackendBytes, SetConfig) {
+  device.config_space = hex("52 54 00 12 34 56 01 00");
+  device.writable_from = 6;
+  // CONFIG and REPLY_ACK.
+  EXPECT_EQ(ask("10 00 00 00  01 00 00 00  08 00 00 00  08 02 00 00 00 00 00 00"), "");
+  EXPECT_EQ(ask("19 00 00 00  09 00 00 00  0e 00 00 00"
+                "06 00 00 00  02 00 00 00  00 00 00 00  02 00"),
+            plain("19 00 00 00  05 00 00 00  08 00 00 00  00 00 00 00 00 00 00 00"));
+  EXPECT_EQ(ask("19 00 00 00  09 00 00 00  0d 00 00 00"  // the address is read-only
+                "00 00 00 00  01 00 00 00  00 00 00 00  fe"),
+            plain("19 00 00 00  05 00 00 00  08 00 00 00  01 00 00 00 00 00 00 00"));
+  EXPECT_EQ(ask("19 00 00 00  09 00 00 00  0d 00 00 00"  // but not for a guest that moved here
+                "00 00 00 00  01 00 00 00  01 00 00 00  fe"),
+            plain("19 00 00 00  05 00 00 00  08 00 00 00  00 00 00 00 00 00 00 00"));
+  EXPECT_EQ(to_hex(device.config_space), "fe 54 00 12 34 56 02 00");
+}
+
+TEST_F(BackendBytes, ResetDevice) {
+  EXPECT_EQ(ask("02 00 00 00  01 00 00 00  08 00 00 00  00 00 00 40 01 00 00 00"), "");
+  EXPECT_EQ(ask("08 00 00 00  01 00 00 00  08 00 00 00  01 00 00 00  00 01 00 00"), "");
+  EXPECT_EQ(ask("12 00 00 00  01 00 00 00  08 00 00 00  01 00 00 00  01 00 00 00"), "");
+  EXPECT_EQ(ask("22 00 00 00  01 00 00 00  00 00 00 00"), "");
+  EXPECT_EQ(device.resets, 1);
+  EXPECT_EQ(device.negotiated, 0U);
+  EXPECT_EQ(session->state().vrings[1].size, 0U);
+  EXPECT_FALSE(session->state().vrings[1].controls.enabled);
+  EXPECT_FALSE(session->state().features_known);
+}
+
+TEST_F(BackendBytes, VringEndian) {
+  // CROSS_ENDIAN and REPLY_ACK; this machine is little-endian.
+  EXPECT_EQ(ask("10 00 00 00  01 00 00 00  08 00 00 00  48 00 00 00 00 00 00 00"), "");
+  EXPECT_EQ(ask("17 00 00 00  09 00 00 00  08 00 00 00  01 00 00 00  00 00 00 00"),
+            plain("17 00 00 00  05 00 00 00  08 00 00 00  00 00 00 00 00 00 00 00"));
+  EXPECT_EQ(ask("17 00 00 00  09 00 00 00  08 00 00 00  01 00 00 00  01 00 00 00"),
+            plain("17 00 00 00  05 00 00 00  08 00 00 00  01 00 00 00 00 00 00 00"));
+}
+
+TEST_F(BackendBytes, InBandNotificationsNeedTheirTwo) {
+  // INBAND_NOTIFICATIONS alone, and with REPLY_ACK: not without BACKEND_REQ (bit 5).
+  EXPECT_EQ(ask("10 00 00 00  01 00 00 00  08 00 00 00  08 40 00 00 00 00 00 00").substr(0, 7),
+            "closed:");
+  session.emplace(device);
+  EXPECT_EQ(ask("10 00 00 00  01 00 00 00  08 00 00 00  28 40 00 00 00 00 00 00"), "");
+  EXPECT_EQ(ask("23 00 00 00  09 00 00 00  08 00 00 00  01 00 00 00  00 00 00 00"),
+            plain("23 00 00 00  05 00 00 00  08 00 00 00  00 00 00 00 00 00 00 00"));
+  EXPECT_TRUE(session->state().vrings[1].kick_known);
+  EXPECT_EQ(ask("23 00 00 00  09 00 00 00  08 00 00 00  01 00 00 00  01 00 00 00"),
+            plain("23 00 00 00  05 00 00 00  08 00 00 00  01 00 00 00 00 00 00 00"));
+}
+
+TEST_F(BackendBytes, SharedObject) {
+  device.object = make_memory(0x1000);
+  EXPECT_EQ(ask("10 00 00 00  01 00 00 00  08 00 00 00  00 00 04 00 00 00 00 00"), "");
+  const std::string known = "00 00 00 00 00 00 00 00 00 00 00 00 00 00 00 07";
+  const std::string unknown = "00 00 00 00 00 00 00 00 00 00 00 00 00 00 00 08";
+  EXPECT_EQ(ask("29 00 00 00  01 00 00 00  10 00 00 00" + known),
+            plain("29 00 00 00  05 00 00 00  10 00 00 00" + known));
+  EXPECT_EQ(received_fds, 1U);
+  EXPECT_EQ(ask("29 00 00 00  01 00 00 00  10 00 00 00" + unknown),
+            plain("29 00 00 00  05 00 00 00  10 00 00 00" + unknown));
+  EXPECT_EQ(received_fds, 0U);
+}
+
+TEST_F(BackendBytes, SharedMemoryRegions) {
+  device.shared_memory = {0, 0x2000};
+  EXPECT_EQ(ask("10 00 00 00  01 00 00 00  08 00 00 00  00 00 40 00 00 00 00 00"), "");
+  std::string reply =  // one region, 256 sizes
+      "2c 00 00 00  05 00 00 00  08 08 00 00  01 00 00 00  00 00 00 00";
+  for (int id = 0; id < 256; ++id) {
+    reply += id == 1 ? "00 20 00 00 00 00 00 00" : "00 00 00 00 00 00 00 00";
+  }
+  EXPECT_EQ(ask("2c 00 00 00  01 00 00 00  00 00 00 00"), plain(reply));
+}
+
+TEST_F(BackendBytes, DeviceState) {
+  int fds[2] = {-1, -1};
+  ASSERT_EQ(pipe2(fds, O_CLOEXEC), 0);
+  UniqueFd out(fds[0]);
+  UniqueFd in(fds[1]);
+  EXPECT_EQ(ask("10 00 00 00  01 00 00 00  08 00 00 00  00 00 08 00 00 00 00 00"), "");
+  // Save, stopped. Bit 8 of the reply: no channel of the back end's own comes.
+  EXPECT_EQ(ask("2a 00 00 00  01 00 00 00  08 00 00 00  00 00 00 00  00 00 00 00", {in.get()}),
+            plain("2a 00 00 00  05 00 00 00  08 00 00 00  00 01 00 00 00 00 00 00"));
+  in.reset();
+  std::array<std::byte, 16> state{};
+  ASSERT_EQ(read(out.get(), state.data(), state.size()), 3);
+  EXPECT_EQ(to_hex({state.begin(), state.begin() + 3}), "70 78 01");
+  EXPECT_EQ(read(out.get(), state.data(), state.size()), 0) << "the channel is closed";
+  EXPECT_EQ(ask("2b 00 00 00  01 00 00 00  00 00 00 00"),
+            plain("2b 00 00 00  05 00 00 00  08 00 00 00  00 00 00 00 00 00 00 00"));
+  // Load another one.
+  ASSERT_EQ(pipe2(fds, O_CLOEXEC), 0);
+  out.reset(fds[0]);
+  in.reset(fds[1]);
+  EXPECT_EQ(ask("2a 00 00 00  01 00 00 00  08 00 00 00  01 00 00 00  00 00 00 00", {out.get()}),
+            plain("2a 00 00 00  05 00 00 00  08 00 00 00  00 01 00 00 00 00 00 00"));
+  ASSERT_EQ(write(in.get(), "new", 3), 3);
+  in.reset();
+  EXPECT_EQ(ask("2b 00 00 00  01 00 00 00  00 00 00 00"),
+            plain("2b 00 00 00  05 00 00 00  08 00 00 00  00 00 00 00 00 00 00 00"));
+  EXPECT_EQ(to_hex(device.state), "6e 65 77");
+  // Nothing was transferred since.
+  EXPECT_EQ(ask("2b 00 00 00  01 00 00 00  00 00 00 00"),
+            plain("2b 00 00 00  05 00 00 00  08 00 00 00  01 00 00 00 00 00 00 00"));
 }
 
 TEST_F(BackendBytes, AddAndRemoveRegion) {

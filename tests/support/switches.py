@@ -120,9 +120,12 @@ class OvsSwitch(Switch):
     DAEMON = "/usr/lib/openvswitch-switch-dpdk/ovs-vswitchd-dpdk"
 
     def __init__(self, supervisor: Supervisor, ports: Sequence[Port | str], *,
-                 frame_size: int = 1518, cpu: int | None = None) -> None:
+                 frame_size: int = 1518, cpu: int | None = None, huge: bool = True) -> None:
+        """With `huge` the caller has reserved hugepages (512 MiB are taken)."""
         super().__init__(supervisor, ports)
-        cpu = cpu_pair()[0] if cpu is None else cpu
+        self.cpu = cpu_pair()[0] if cpu is None else cpu
+        self.huge = huge
+        self.bridge = supervisor.unique("ob")[-15:]
         d = supervisor.dir / supervisor.unique("o")
         d.mkdir()
         self.dir = d
@@ -135,28 +138,42 @@ class OvsSwitch(Switch):
              f"--remote=punix:{d}/db.sock", f"--pidfile={d}/ovsdb.pid",
              f"--unixctl={d}/ovsdb.ctl"], env=self.env, name="ovsdb-server")
         wait_until((d / "db.sock").exists, 10, "ovsdb-server makes its socket")
-        mask = hex(1 << cpu)
+        mask = hex(1 << self.cpu)
+        memory = (["other_config:dpdk-socket-mem=512"] if huge else [])
+        extra = ("--in-memory --single-file-segments" if huge else "--no-huge --no-shconf -m 256")
         self._vsctl("init")
-        self._vsctl("set", "Open_vSwitch", ".", "other_config:dpdk-init=true",
-                    "other_config:dpdk-socket-mem=512", f"other_config:pmd-cpu-mask={mask}",
-                    f"other_config:dpdk-lcore-mask={mask}", "other_config:dpdk-extra=--no-pci "
-                    f"--in-memory --single-file-segments --file-prefix={supervisor.unique('o')}")
-        self._vsctl("add-br", "br0", "--", "set", "bridge", "br0", "datapath_type=netdev")
+        self._vsctl("set", "Open_vSwitch", ".", "other_config:dpdk-init=true", *memory,
+                    f"other_config:pmd-cpu-mask={mask}", f"other_config:dpdk-lcore-mask={mask}",
+                    f"other_config:dpdk-extra=--no-pci {extra} "
+                    f"--file-prefix={supervisor.unique('o')}")
+        self._vsctl("add-br", self.bridge, "--", "set", "bridge", self.bridge,
+                    "datapath_type=netdev")
         for port in self.ports:
             kind = "dpdkvhostuser" if port.server else "dpdkvhostuserclient"
             options = [] if port.server else [
                 f"options:vhost-server-path={self.sockets[port.name]}"]
             if port.server:  # OVS puts a server's socket into its run directory
                 self.sockets[port.name] = str(d / port.name)
-            self._vsctl("add-port", "br0", port.name, "--", "set", "Interface", port.name,
+            self._vsctl("add-port", self.bridge, port.name, "--", "set", "Interface", port.name,
                         f"type={kind}", f"options:n_rxq={port.queues}",
                         f"mtu_request={max(1500, frame_size - 18)}", *options)
-        self.child = supervisor.start([self.DAEMON, f"unix:{d}/db.sock",
-                                       f"--pidfile={d}/vs.pid", f"--unixctl={d}/vs.ctl",
-                                       f"--log-file={d}/vs.log"], env=self.env, name="ovs-vswitchd")
+        self.start_daemon()
+
+    def start_daemon(self) -> None:
+        """Starts ovs-vswitchd on the database, which outlives it."""
+        d = self.dir
+        for interface in (self.bridge, "ovs-netdev"):  # taps of its own that it leaves behind
+            if not Path("/sys/class/net", interface).exists():
+                self.supervisor.defer(remove_interface, interface)
+        for port in self.ports:
+            if port.server:  # a killed OVS leaves its sockets, and the next one stumbles
+                Path(self.sockets[port.name]).unlink(missing_ok=True)
+        self.child = self.supervisor.start(
+            [self.DAEMON, f"unix:{d}/db.sock", f"--pidfile={d}/vs.pid", f"--unixctl={d}/vs.ctl",
+             f"--log-file={d}/vs.log"], env=self.env, name="ovs-vswitchd")
         for port in self.ports:
             if port.server:
-                wait_until(Path(self.sockets[port.name]).exists, 20,
+                wait_until(Path(self.sockets[port.name]).exists, 60,
                            f"OVS makes {self.sockets[port.name]}: {self.child.describe()}")
 
     def _vsctl(self, *argv: str) -> str:
@@ -198,8 +215,15 @@ class OvsSwitch(Switch):
         return found
 
     def stop(self) -> None:
+        call(["ovs-appctl", "-t", self.dir / "vs.ctl", "exit", "--cleanup"], env=self.env,
+             check=False)
         self.child.stop()
         self.db.stop()
+
+
+def remove_interface(name: str) -> None:
+    """Deletes a network interface, if it is there."""
+    call(["ip", "link", "delete", name], check=False)
 
 
 FEATURES = {0: "CSUM", 1: "GUEST_CSUM", 3: "MTU", 5: "MAC", 7: "GUEST_TSO4", 8: "GUEST_TSO6",

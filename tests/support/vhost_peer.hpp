@@ -10,6 +10,7 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <array>
 #include <cstring>
 #include <filesystem>
@@ -220,7 +221,41 @@ class RecordingDevice : public vhost::BackendDevice {
     return {};
   }
   [[nodiscard]] std::span<const std::byte> config() const override { return config_space; }
+  [[nodiscard]] Status set_config(uint32_t offset, std::span<const std::byte> bytes,
+                                  bool migrating) override {
+    if (!migrating && offset < writable_from) {
+      return fail(ErrorCode::kInvalidArgument, "this field is read-only");
+    }
+    std::copy(bytes.begin(), bytes.end(), config_space.begin() + offset);
+    return {};
+  }
+  void reset() override {
+    EXPECT_TRUE(running.empty());
+    ++resets;
+  }
+  void kick(uint16_t index) override {
+    EXPECT_TRUE(running.contains(index));
+    note("kick", index);
+  }
+  [[nodiscard]] UniqueFd shared_object(const spec::VhostUserShared& uuid) override {
+    return uuid.uuid[15] == object_id && object ? copy_of(object) : UniqueFd();
+  }
+  [[nodiscard]] std::span<const uint64_t> shared_memory_sizes() const override {
+    return shared_memory;
+  }
+  [[nodiscard]] Result<std::vector<std::byte>> save_state() override { return state; }
+  [[nodiscard]] Status load_state(std::span<const std::byte> from) override {
+    if (from.size() != state.size()) return fail(ErrorCode::kInvalidArgument, "not my state");
+    state.assign(from.begin(), from.end());
+    return {};
+  }
 
+  uint32_t writable_from = 0;  ///< fields of config_space before it are read-only
+  int resets = 0;
+  UniqueFd object;  ///< exported under a UUID that ends in object_id
+  uint8_t object_id = 7;
+  std::vector<uint64_t> shared_memory;
+  std::vector<std::byte> state = hex("70 78 01");
   uint64_t negotiated = 0;
   uint64_t mtu = 0;
   std::vector<std::array<uint8_t, 6>> rarp;

@@ -123,6 +123,10 @@ struct vhost_vring_state {
 };
 static_assert(sizeof(vhost_vring_state) == 8);
 
+// SET_VRING_ENDIAN: what num says.
+inline constexpr uint32_t VHOST_VRING_LITTLE_ENDIAN = 0;
+inline constexpr uint32_t VHOST_VRING_BIG_ENDIAN = 1;
+
 // "A vring address description".
 inline constexpr uint32_t VHOST_VRING_F_LOG = 1 << 0;
 
@@ -197,6 +201,10 @@ static_assert(sizeof(vhost_iotlb_msg) == 32 && offsetof(vhost_iotlb_msg, type) =
 // "Virtio device config space": `size` bytes of content follow.
 inline constexpr uint32_t VHOST_USER_MAX_CONFIG_SIZE = 256;
 
+// flags of SET_CONFIG: who writes, the driver or a migration.
+inline constexpr uint32_t VHOST_SET_CONFIG_TYPE_FRONTEND = 0;
+inline constexpr uint32_t VHOST_SET_CONFIG_TYPE_MIGRATION = 1;
+
 struct VhostUserConfig {
   uint32_t offset;
   uint32_t size;
@@ -229,11 +237,32 @@ struct VhostUserShared {
 static_assert(sizeof(VhostUserShared) == 16);
 
 // "Device state transfer parameters".
+inline constexpr uint32_t VHOST_TRANSFER_STATE_DIRECTION_SAVE = 0;  // back end to front end
+inline constexpr uint32_t VHOST_TRANSFER_STATE_DIRECTION_LOAD = 1;
+inline constexpr uint32_t VHOST_TRANSFER_STATE_PHASE_STOPPED = 0;
+
 struct VhostUserTransferDeviceState {
-  uint32_t direction;  // 0 save (back end to front end), 1 load
-  uint32_t phase;      // 0 stopped
+  uint32_t direction;
+  uint32_t phase;
 };
 static_assert(sizeof(VhostUserTransferDeviceState) == 8);
+
+// The reply to SET_DEVICE_STATE_FD: an error in bits 0 to 7, and whether no descriptor comes.
+inline constexpr uint64_t kStateFdErrorMask = 0xff;
+inline constexpr uint64_t kStateFdNone = 0x1 << 8;
+
+// "MMAP request": a part of a file into a VIRTIO shared memory region of the device.
+inline constexpr uint64_t VHOST_USER_FLAG_MAP_RW = 1 << 0;
+
+struct VhostUserMMap {
+  uint8_t shmid;
+  uint8_t padding[7];
+  uint64_t fd_offset;
+  uint64_t shm_offset;
+  uint64_t len;
+  uint64_t flags;
+};
+static_assert(sizeof(VhostUserMMap) == 40 && offsetof(VhostUserMMap, fd_offset) == 8);
 
 // "VIRTIO Shared Memory Region configuration".
 struct VhostUserShMemConfig {

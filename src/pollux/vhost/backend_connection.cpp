@@ -38,10 +38,13 @@ void BackendConnection::poll() { on_ready(EPOLLIN); }
 
 void BackendConnection::on_ready(uint32_t /*events*/) {
   if (!socket_) return;
+  transfer_watch_.reset();
   Status ok = writer_.flush(socket_.get());
   if (ok && !writer_.pending()) ok = drain();
   if (ok) ok = watch();
   if (ok) ok = watch_channel();
+  if (ok) ok = watch_transfer();
+  if (ok) ok = watch_inband();
   if (!ok) close(ok.error());  // last: whoever is told may destroy this
 }
 
@@ -119,10 +122,41 @@ Status BackendConnection::config_changed() {
   return sent;
 }
 
+/// The session adds events as rings start; a ring that starts does so within handle().
+Status BackendConnection::watch_inband() {
+  while (inband_watches_.size() < session_.inband_events()) {
+    const size_t place = inband_watches_.size();
+    auto watch = loop_.watch_fd(session_.inband_event(place), EPOLLIN, [this, place](uint32_t) {
+      session_.inband_ready(place);
+      if (auto ok = watch_channel(); !ok) close(ok.error());
+    });
+    if (!watch) return forward(watch);
+    inband_watches_.push_back(std::move(*watch));
+  }
+  return {};
+}
+
+/// A state that did not go through its channel at once goes on when that is ready. The watch is
+/// made anew each time, as it must be gone before the session closes the channel.
+Status BackendConnection::watch_transfer() {
+  const StateTransfer* transfer = session_.transfer();
+  if (transfer == nullptr || transfer->over()) return {};
+  auto watch = loop_.watch_fd(transfer->fd(), transfer->events(), [this](uint32_t) {
+    transfer_watch_.reset();
+    session_.advance_transfer();
+    if (auto ok = watch_transfer(); !ok) close(ok.error());
+  });
+  if (!watch) return forward(watch);
+  transfer_watch_ = std::move(*watch);
+  return {};
+}
+
 void BackendConnection::close(const Error& error) {
   channel_watch_.reset();
   channel_socket_.reset();
   ticker_.reset();
+  transfer_watch_.reset();
+  inband_watches_.clear();
   session_.end();
   watch_.reset();
   socket_.reset();

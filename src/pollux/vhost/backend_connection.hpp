@@ -4,6 +4,7 @@
 #include <cstdint>
 #include <functional>
 #include <memory>
+#include <vector>
 
 #include "pollux/base/event_loop.hpp"
 #include "pollux/base/fd.hpp"
@@ -58,6 +59,8 @@ class BackendConnection {
   [[nodiscard]] Status watch_channel();
   void on_channel_ready();
   void on_tick();
+  [[nodiscard]] Status watch_transfer();
+  [[nodiscard]] Status watch_inband();
 
   EventLoop& loop_;
   UniqueFd socket_;
@@ -73,6 +76,8 @@ class BackendConnection {
   // Last: no event reaches a half-dismantled connection.
   EventLoop::Watch channel_watch_;
   EventLoop::Watch ticker_;
+  EventLoop::Watch transfer_watch_;
+  std::vector<EventLoop::Watch> inband_watches_;
   EventLoop::Watch watch_;
 };
 

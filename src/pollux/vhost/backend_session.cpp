@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // The session's frame: which handler takes a request, what becomes of a refusal, negotiation.
 // Memory is in session_memory.cpp, rings are in session_rings.cpp, the log of dirty pages is in
-// session_log.cpp, the way back to the front end in session_channel.cpp.
+// session_log.cpp, the rest of the device is in session_device.cpp, the way back to the front end
+// in session_channel.cpp, notifications that go it in session_inband.cpp.
 #include "pollux/vhost/backend_session.hpp"
 
 #include <fmt/format.h>
@@ -38,6 +39,9 @@ void BackendSession::end() noexcept {
   state_.messages = last.messages;
   state_.last_problem = last.last_problem;
   state_.vrings.resize(offer_.vrings);
+  transfer_.reset();
+  loaded_.reset();
+  inband_.clear();
   memory_.reset();
   dirty_log_.reset();
 }
@@ -70,12 +74,20 @@ BackendSession::Handler BackendSession::find_handler(uint32_t request) {
       Row{spec::VHOST_USER_SET_VRING_CALL, &S::set_vring_call},
       Row{spec::VHOST_USER_SET_VRING_ERR, &S::set_vring_err},
       Row{spec::VHOST_USER_SET_VRING_ENABLE, &S::set_vring_enable},
+      Row{spec::VHOST_USER_VRING_KICK, &S::vring_kick},
       Row{spec::VHOST_USER_SEND_RARP, &S::send_rarp},
       Row{spec::VHOST_USER_NET_SET_MTU, &S::net_set_mtu},
       Row{spec::VHOST_USER_SET_BACKEND_REQ_FD, &S::set_backend_req_fd},
       Row{spec::VHOST_USER_GET_CONFIG, &S::get_config},
+      Row{spec::VHOST_USER_SET_CONFIG, &S::set_config},
+      Row{spec::VHOST_USER_RESET_DEVICE, &S::reset_device},
+      Row{spec::VHOST_USER_SET_VRING_ENDIAN, &S::set_vring_endian},
       Row{spec::VHOST_USER_SET_STATUS, &S::set_status},
       Row{spec::VHOST_USER_GET_STATUS, &S::get_status},
+      Row{spec::VHOST_USER_GET_SHARED_OBJECT, &S::get_shared_object},
+      Row{spec::VHOST_USER_SET_DEVICE_STATE_FD, &S::set_device_state_fd},
+      Row{spec::VHOST_USER_CHECK_DEVICE_STATE, &S::check_device_state},
+      Row{spec::VHOST_USER_GET_SHMEM_CONFIG, &S::get_shmem_config},
   };
   for (const Row& row : kHandlers) {
     if (row.request == request) return row.handler;
@@ -95,6 +107,8 @@ Result<BackendSession::Reply> BackendSession::handle(Message message) {
   return reply;
 }
 
+bool BackendSession::serves(uint32_t request) { return find_handler(request) != nullptr; }
+
 Result<BackendSession::Reply> BackendSession::dispatch(const RequestRule* rule, Message& message) {
   if (rule == nullptr) {
     return fail(ErrorCode::kUnsupported, "the vhost-user protocol has no such request");
@@ -107,7 +121,8 @@ Result<BackendSession::Reply> BackendSession::dispatch(const RequestRule* rule, 
   }
   const Handler handler = find_handler(message.request);
   if (handler == nullptr) {
-    return fail(ErrorCode::kUnsupported, "it is legal, but not offered here");
+    return fail(ErrorCode::kUnsupported, rule->why_not.empty() ? "it is legal, but not offered here"
+                                                               : std::string(rule->why_not));
   }
   return (this->*handler)(message);
 }
@@ -199,6 +214,14 @@ Result<BackendSession::Reply> BackendSession::set_protocol_features(Message& mes
     return fail(ErrorCode::kProtocol, fmt::format("protocol feature {} was not offered",
                                                   protocol_feature_names(unknown).front()));
   }
+  constexpr uint64_t kInbandNeeds =
+      spec::VHOST_USER_PROTOCOL_F_BACKEND_REQ | spec::VHOST_USER_PROTOCOL_F_REPLY_ACK;
+  if ((features & spec::VHOST_USER_PROTOCOL_F_INBAND_NOTIFICATIONS) != 0 &&
+      (features & kInbandNeeds) != kInbandNeeds) {
+    broken_ = true;  // "In-band notifications": the connection is to be closed
+    return fail(ErrorCode::kProtocol,
+                "INBAND_NOTIFICATIONS does not go without BACKEND_REQ and REPLY_ACK");
+  }
   state_.protocol_features = features;
   return Reply();
 }
@@ -228,44 +251,6 @@ Result<BackendSession::Reply> BackendSession::net_set_mtu(Message& message) {
   if (auto ok = device_.set_mtu(mtu); !ok) return forward(ok);
   state_.mtu = mtu;
   return Reply();
-}
-
-Result<BackendSession::Reply> BackendSession::get_config(Message& message) {
-  const auto head = *message.get<spec::VhostUserConfig>();
-  const auto config = device_.config();
-  const bool fits = head.size == message.payload.size() - sizeof(head) &&
-                    head.offset <= config.size() && head.size <= config.size() - head.offset;
-  Message reply = make_request(message.request);
-  reply.flags |= spec::VHOST_USER_REPLY_MASK;
-  if (!fits) {  // an empty payload is this message's way of refusing
-    state_.last_problem = fmt::format("GET_CONFIG: {} bytes at {} are not in the {} bytes here",
-                                      head.size, head.offset, config.size());
-    return reply;
-  }
-  reply.put(head);
-  const auto part = config.subspan(head.offset, head.size);
-  reply.payload.insert(reply.payload.end(), part.begin(), part.end());
-  return reply;
-}
-
-Result<BackendSession::Reply> BackendSession::set_status(Message& message) {
-  const uint64_t status = *message.get<uint64_t>();
-  if (status > 0xff) {
-    return fail(ErrorCode::kProtocol, fmt::format("{:#x} is not a device status", status));
-  }
-  if (status == 0) {  // VIRTIO 1.3, 2.1: a reset
-    if (auto ok = stop_all("the front end reset the device"); !ok) return forward(ok);
-    for (VringState& vring : state_.vrings) {
-      vring.kick_known = false;
-      vring.controls.kick.reset();
-    }
-  }
-  state_.status = static_cast<uint8_t>(status);
-  return Reply();
-}
-
-Result<BackendSession::Reply> BackendSession::get_status(Message& message) {
-  return make_reply(message.request, uint64_t{state_.status});
 }
 
 }  // namespace pollux::vhost

@@ -14,6 +14,7 @@
 #include "pollux/vhost/message.hpp"
 #include "pollux/vhost/request_table.hpp"
 #include "pollux/vhost/session_state.hpp"
+#include "pollux/vhost/state_transfer.hpp"
 
 namespace pollux::vhost {
 
@@ -26,9 +27,16 @@ class BackendSession {
   static constexpr uint64_t kProtocolFeatures =
       spec::VHOST_USER_PROTOCOL_F_MQ | spec::VHOST_USER_PROTOCOL_F_LOG_SHMFD |
       spec::VHOST_USER_PROTOCOL_F_RARP | spec::VHOST_USER_PROTOCOL_F_REPLY_ACK |
-      spec::VHOST_USER_PROTOCOL_F_MTU | spec::VHOST_USER_PROTOCOL_F_CONFIG |
+      spec::VHOST_USER_PROTOCOL_F_MTU | spec::VHOST_USER_PROTOCOL_F_BACKEND_REQ |
+      spec::VHOST_USER_PROTOCOL_F_CROSS_ENDIAN | spec::VHOST_USER_PROTOCOL_F_CONFIG |
+      spec::VHOST_USER_PROTOCOL_F_BACKEND_SEND_FD | spec::VHOST_USER_PROTOCOL_F_RESET_DEVICE |
+      spec::VHOST_USER_PROTOCOL_F_INBAND_NOTIFICATIONS |
       spec::VHOST_USER_PROTOCOL_F_CONFIGURE_MEM_SLOTS | spec::VHOST_USER_PROTOCOL_F_STATUS |
-      spec::VHOST_USER_PROTOCOL_F_BACKEND_REQ | spec::VHOST_USER_PROTOCOL_F_BACKEND_SEND_FD;
+      spec::VHOST_USER_PROTOCOL_F_SHARED_OBJECT | spec::VHOST_USER_PROTOCOL_F_DEVICE_STATE |
+      spec::VHOST_USER_PROTOCOL_F_SHMEM;
+
+  /// Whether sessions serve this request of the front end; the others are refused.
+  [[nodiscard]] static bool serves(uint32_t request);
 
   /// `device` outlives the session.
   explicit BackendSession(BackendDevice& device, Log log = {});
@@ -63,6 +71,18 @@ class BackendSession {
   /// does the same.
   void end() noexcept;
 
+  /// "In-band notifications": events of the session's own that the device gets in the place of call
+  /// and err descriptors. Whoever does the session's I/O watches them and calls inband_ready() with
+  /// the place of one that is readable. They are added when rings start, and go with the session.
+  [[nodiscard]] size_t inband_events() const { return inband_.size(); }
+  [[nodiscard]] int inband_event(size_t place) const { return inband_[place].event->get(); }
+  void inband_ready(size_t place);
+
+  /// The device's state that is on its way, or null. Whoever does the session's I/O watches its
+  /// descriptor and calls advance_transfer() when that is ready.
+  [[nodiscard]] const StateTransfer* transfer() const { return transfer_ ? &*transfer_ : nullptr; }
+  void advance_transfer();
+
   [[nodiscard]] const SessionState& state() const { return state_; }
   [[nodiscard]] const std::shared_ptr<const PeerMemory>& memory() const { return memory_; }
   /// The log of dirty pages that the front end shared, if any; in use or not.
@@ -78,6 +98,15 @@ class BackendSession {
     SharedFd fd;
   };
   using Handler = Result<Reply> (BackendSession::*)(Message&);
+  /// One event that is told as a message. One message at a time is on its way: what happens until
+  /// it is answered is told by the next one.
+  struct Inband {
+    uint32_t request;
+    uint16_t index;
+    SharedFd event;
+    bool due = false;
+    bool unanswered = false;
+  };
 
   [[nodiscard]] static Handler find_handler(uint32_t request);
   [[nodiscard]] Result<Reply> dispatch(const RequestRule* rule, Message& message);
@@ -105,12 +134,20 @@ class BackendSession {
   Result<Reply> set_vring_enable(Message& message);
   Result<Reply> set_log_base(Message& message);
   Result<Reply> set_log_fd(Message& message);
+  Result<Reply> vring_kick(Message& message);
   Result<Reply> send_rarp(Message& message);
   Result<Reply> net_set_mtu(Message& message);
   Result<Reply> get_config(Message& message);
   Result<Reply> set_backend_req_fd(Message& message);
+  Result<Reply> set_config(Message& message);
   Result<Reply> set_status(Message& message);
   Result<Reply> get_status(Message& message);
+  Result<Reply> reset_device(Message& message);
+  Result<Reply> set_vring_endian(Message& message);
+  Result<Reply> get_shared_object(Message& message);
+  Result<Reply> get_shmem_config(Message& message);
+  Result<Reply> set_device_state_fd(Message& message);
+  Result<Reply> check_device_state(Message& message);
 
   // Each of the following validates; nothing is changed when it fails.
   [[nodiscard]] Result<uint16_t> check_index(uint64_t index) const;
@@ -118,6 +155,7 @@ class BackendSession {
   [[nodiscard]] Status check_features(uint64_t features) const;
   [[nodiscard]] Result<MemorySlot> check_slot(const spec::VhostUserMemoryRegion& region,
                                               UniqueFd fd) const;
+  [[nodiscard]] Result<StateTransfer> begin_transfer(Message& message);
   [[nodiscard]] Result<RingStart> prepare_start(uint16_t index) const;
   [[nodiscard]] bool log_is_missing(const VringState& vring) const;
   [[nodiscard]] std::shared_ptr<const WriteLog> write_log(const VringState& vring,
@@ -137,6 +175,10 @@ class BackendSession {
   void set_enabled(uint16_t index, bool enabled);
 
   void close_channel(const Error& because);
+  void make_inband_events(uint16_t index);
+  void send_inband(size_t place);
+  [[nodiscard]] SharedFd inband_for(uint32_t request, uint16_t index) const;
+  [[nodiscard]] RingControls effective_controls(uint16_t index) const;
 
   [[nodiscard]] uint64_t virtio_features() const;
   [[nodiscard]] bool packed() const;
@@ -151,7 +193,10 @@ class BackendSession {
   std::shared_ptr<const PeerMemory> memory_;
   std::unique_ptr<BackendChannel> channel_;
   std::shared_ptr<DirtyLog> dirty_log_;
-  bool broken_ = false;  // a ring could not be stopped: nothing can be promised any more
+  std::vector<Inband> inband_;
+  std::optional<StateTransfer> transfer_;
+  std::optional<Status> loaded_;  // what came of transfer_, once it is over
+  bool broken_ = false;           // a ring could not be stopped: nothing can be promised any more
 };
 
 }  // namespace pollux::vhost

@@ -6,6 +6,7 @@
 #include <cstdint>
 #include <memory>
 #include <span>
+#include <vector>
 
 #include "pollux/base/fd.hpp"
 #include "pollux/base/result.hpp"
@@ -105,6 +106,38 @@ class BackendDevice {
 
   /// The virtio configuration space for GET_CONFIG.
   [[nodiscard]] virtual std::span<const std::byte> config() const { return {}; }
+
+  /// SET_CONFIG of bytes that lie inside config(): by the driver, or with `migrating` by the front
+  /// end of a guest that moved here, which may write fields that are read-only to the driver.
+  [[nodiscard]] virtual Status set_config(uint32_t /*offset*/, std::span<const std::byte> /*bytes*/,
+                                          bool /*migrating*/) {
+    return fail(ErrorCode::kUnsupported, "no field of this configuration space can be written");
+  }
+
+  /// RESET_DEVICE, or a status of 0: forget what the driver set up (VIRTIO 1.3, 2.4). All rings are
+  /// stopped; features_changed(0) comes before for RESET_DEVICE.
+  virtual void reset() {}
+
+  /// VRING_KICK: a notification that came as a message. The ring runs.
+  virtual void kick(uint16_t /*index*/) {}
+
+  /// GET_SHARED_OBJECT: the dma-buf that the device exports under this UUID, or none.
+  [[nodiscard]] virtual UniqueFd shared_object(const spec::VhostUserShared& /*uuid*/) { return {}; }
+
+  /// GET_SHMEM_CONFIG: sizes of the VIRTIO shared memory regions, by their id; at most 256.
+  [[nodiscard]] virtual std::span<const uint64_t> shared_memory_sizes() const { return {}; }
+
+  /// SET_DEVICE_STATE_FD: what a device has to carry to another host that the front end does not
+  /// carry for it, in a format of the device's own; at most StateTransfer::kMaxState bytes. All
+  /// rings are stopped.
+  [[nodiscard]] virtual Result<std::vector<std::byte>> save_state() {
+    return std::vector<std::byte>();
+  }
+  /// The same on the other host. Refused states change nothing.
+  [[nodiscard]] virtual Status load_state(std::span<const std::byte> state) {
+    if (state.empty()) return {};
+    return fail(ErrorCode::kInvalidArgument, "this device has no state, but some came");
+  }
 };
 
 }  // namespace pollux::vhost

@@ -24,19 +24,6 @@ int milliseconds_left(Nanos left) {
   return static_cast<int>(std::clamp<int64_t>(ms, 0, 3'600'000));
 }
 
-/// Waits until `fd` has `events`, the stop descriptor is readable or the deadline has passed.
-Status wait_for(int fd, short events, const FrontendOptions& options, Nanos deadline) {
-  for (;;) {
-    pollfd fds[2] = {{fd, events, 0}, {options.stop_fd, POLLIN, 0}};
-    const Nanos left = deadline - options.clock->now();
-    const int r = ::poll(fds, 2, milliseconds_left(left));
-    if (r < 0 && errno != EINTR) return fail_errno(errno, "can not wait for the back end");
-    if (r > 0 && fds[1].revents != 0) return told_to_stop();
-    if (r > 0) return {};
-    if (left <= Nanos::zero()) return fail(ErrorCode::kTimeout, "the back end did not answer");
-  }
-}
-
 /// The message closes its descriptors once they are sent; the caller keeps its own.
 Status attach_copy(Message& message, int fd) {
   UniqueFd copy(::fcntl(fd, F_DUPFD_CLOEXEC, 0));
@@ -69,19 +56,47 @@ Result<Frontend> Frontend::connect(const std::string& path, FrontendOptions opti
 
 Result<Frontend> Frontend::accept(const UnixListener& listener, FrontendOptions options) {
   const Nanos deadline = options.clock->now() + options.timeout;
+  Frontend waiting(UniqueFd(), options);
   for (;;) {
     auto socket = listener.accept();
     if (!socket) return forward(socket);
     if (*socket) return Frontend(std::move(*socket), options);
-    if (auto ok = wait_for(listener.fd(), POLLIN, options, deadline); !ok) return forward(ok);
+    if (auto ok = waiting.wait_for(listener.fd(), POLLIN, deadline); !ok) return forward(ok);
   }
+}
+
+/// Waits until `fd` has `events`, the stop descriptor is readable or the deadline has passed;
+/// meanwhile the back end's requests are answered, as it may need that to answer ours.
+Status Frontend::wait_for(int fd, short events, Nanos deadline) {
+  for (;;) {
+    pollfd fds[3] = {{fd, events, 0},
+                     {options_.stop_fd, POLLIN, 0},
+                     {channel_ ? channel_->fd() : -1, channel_ ? channel_->events() : short{0}, 0}};
+    const Nanos left = deadline - options_.clock->now();
+    const int r = ::poll(fds, 3, milliseconds_left(left));
+    if (r < 0 && errno != EINTR) return fail_errno(errno, "can not wait for the back end");
+    if (r > 0 && fds[1].revents != 0) return told_to_stop();
+    if (r > 0 && fds[2].revents != 0) {
+      if (auto ok = serve_channel(); !ok) return ok;
+    }
+    if (r > 0 && fds[0].revents != 0) return {};
+    if (left <= Nanos::zero()) return fail(ErrorCode::kTimeout, "the back end did not answer");
+  }
+}
+
+/// A back end that closes the channel has no more requests; one that talks nonsense is given up.
+Status Frontend::serve_channel() {
+  auto ok = channel_->serve({features_, protocol_features_, protocol_features_});
+  if (ok || ok.error().code != ErrorCode::kDisconnected) return ok;
+  channel_.reset();
+  return {};
 }
 
 Status Frontend::send(Message message) {
   const Nanos deadline = options_.clock->now() + options_.timeout;
   if (auto ok = writer_.send(socket_.get(), std::move(message)); !ok) return ok;
   while (writer_.pending()) {
-    if (auto ok = wait_for(socket_.get(), POLLOUT, options_, deadline); !ok) return ok;
+    if (auto ok = wait_for(socket_.get(), POLLOUT, deadline); !ok) return ok;
     if (auto ok = writer_.flush(socket_.get()); !ok) return ok;
   }
   return {};
@@ -98,7 +113,7 @@ Result<Message> Frontend::receive_reply(uint32_t request) {
                   fmt::format("the back end answered {} with {}", request_name(request),
                               request_name((*message)->request)));
     }
-    if (auto ok = wait_for(socket_.get(), POLLIN, options_, deadline); !ok) return forward(ok);
+    if (auto ok = wait_for(socket_.get(), POLLIN, deadline); !ok) return forward(ok);
   }
 }
 
@@ -139,7 +154,9 @@ Status Frontend::set_owner() { return send_acknowledged(make_request(spec::VHOST
 Result<uint64_t> Frontend::get_features() { return ask_u64(spec::VHOST_USER_GET_FEATURES); }
 
 Status Frontend::set_features(uint64_t features) {
-  return send_acknowledged(make_request(spec::VHOST_USER_SET_FEATURES, features));
+  auto ok = send_acknowledged(make_request(spec::VHOST_USER_SET_FEATURES, features));
+  if (ok) features_ = features;
+  return ok;
 }
 
 Result<uint64_t> Frontend::get_protocol_features() {
@@ -295,16 +312,6 @@ Status Frontend::set_mtu(uint16_t mtu) {
   return send_acknowledged(make_request(spec::VHOST_USER_NET_SET_MTU, uint64_t{mtu}));
 }
 
-Status Frontend::set_status(uint8_t status) {
-  return send_acknowledged(make_request(spec::VHOST_USER_SET_STATUS, uint64_t{status}));
-}
-
-Result<uint8_t> Frontend::get_status() {
-  auto status = ask_u64(spec::VHOST_USER_GET_STATUS);
-  if (!status) return forward(status);
-  return static_cast<uint8_t>(*status);
-}
-
 Status Frontend::wait_for_hang_up(Nanos timeout) {
   const Nanos deadline = options_.clock->now() + timeout;
   for (;;) {
@@ -314,7 +321,7 @@ Status Frontend::wait_for_hang_up(Nanos timeout) {
       return fail(ErrorCode::kProtocol,
                   fmt::format("the back end sent {} unasked", request_name((*message)->request)));
     }
-    auto ok = wait_for(socket_.get(), POLLIN, options_, deadline);
+    auto ok = wait_for(socket_.get(), POLLIN, deadline);
     if (!ok && ok.error().code == ErrorCode::kTimeout) return {};
     if (!ok) return ok;
   }

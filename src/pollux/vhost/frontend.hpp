@@ -2,18 +2,23 @@
 #pragma once
 
 #include <array>
+#include <bit>
 #include <chrono>
 #include <cstdint>
+#include <memory>
 #include <optional>
 #include <span>
 #include <string>
+#include <vector>
 
 #include "pollux/base/clock.hpp"
 #include "pollux/base/fd.hpp"
 #include "pollux/base/result.hpp"
 #include "pollux/base/strong.hpp"
 #include "pollux/vhost/codec.hpp"
+#include "pollux/vhost/frontend_channel.hpp"
 #include "pollux/vhost/message.hpp"
+#include "pollux/vhost/state_transfer.hpp"
 #include "pollux/vhost/unix_socket.hpp"
 
 namespace pollux::vhost {
@@ -111,6 +116,34 @@ class Frontend {
   // Device.
   [[nodiscard]] Status set_status(uint8_t status);
   [[nodiscard]] Result<uint8_t> get_status();
+  [[nodiscard]] Status reset_device();
+  /// Deprecated in the text: disables all rings.
+  [[nodiscard]] Status reset_owner();
+  /// `size` bytes of the configuration space, at most 256. kInvalidArgument when the back end has
+  /// no such part of it.
+  [[nodiscard]] Result<std::vector<std::byte>> get_config(uint32_t offset, uint32_t size);
+  /// With `migrating`, of a guest that moved here: read-only fields may be written too.
+  [[nodiscard]] Status set_config(uint32_t offset, std::span<const std::byte> bytes,
+                                  bool migrating = false);
+  /// The byte order of a legacy driver's ring.
+  [[nodiscard]] Status set_vring_endian(uint16_t index, std::endian order);
+  /// A notification as a message; needs INBAND_NOTIFICATIONS.
+  [[nodiscard]] Status vring_kick(uint16_t index);
+  /// The dma-buf that the back end exports under `uuid`; an invalid descriptor when there is none.
+  [[nodiscard]] Result<UniqueFd> get_shared_object(const spec::VhostUserShared& uuid);
+  /// Sizes of the back end's VIRTIO shared memory regions by their id; 0: no such region.
+  [[nodiscard]] Result<std::vector<uint64_t>> get_shmem_config();
+
+  // A back end's own state on the way to another host; all rings are stopped.
+  /// At most StateTransfer::kMaxState bytes.
+  [[nodiscard]] Result<std::vector<std::byte>> save_device_state();
+  [[nodiscard]] Status load_device_state(std::span<const std::byte> state);
+
+  // The way back.
+  /// Gives the back end a channel for requests of its own, in the place of one before. They are
+  /// answered by `handler`, which outlives the front end, while calls wait and in
+  /// wait_for_hang_up().
+  [[nodiscard]] Status open_channel(BackendRequestHandler& handler);
 
   /// Waits until the back end hangs up or the stop descriptor is readable (kDisconnected either
   /// way), or `timeout` passes (fine). Unasked-for messages are kProtocol.
@@ -123,9 +156,13 @@ class Frontend {
 
  private:
   Frontend(UniqueFd socket, FrontendOptions options);
+  [[nodiscard]] Status wait_for(int fd, short events, Nanos deadline);
+  [[nodiscard]] Status serve_channel();
   [[nodiscard]] Status send_acknowledged(Message message);
   [[nodiscard]] Result<uint64_t> ask_u64(uint32_t request);
   [[nodiscard]] Status send_vring_fd(uint32_t request, uint16_t index, int fd);
+  [[nodiscard]] Result<StateTransfer> transfer_state(bool save, std::vector<std::byte> state);
+  [[nodiscard]] Status check_device_state();
 
   UniqueFd socket_;
   FrontendOptions options_;
@@ -133,6 +170,8 @@ class Frontend {
   uint64_t protocol_features_ = 0;
   MessageReader reader_;
   MessageWriter writer_;
+  uint64_t features_ = 0;
+  std::unique_ptr<FrontendChannel> channel_;
 };
 
 }  // namespace pollux::vhost

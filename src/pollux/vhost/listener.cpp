@@ -104,8 +104,11 @@ void BackendEndpoint::disconnect(const std::string& reason) {
 }
 
 void BackendEndpoint::try_connect() {
+  watch_path();  // before the attempt: what is made right after it is told
   auto socket = connect_unix(path_);
   if (socket) {
+    made_.reset();
+    path_watch_.reset();
     attach(std::move(*socket));
     return;
   }
@@ -114,6 +117,20 @@ void BackendEndpoint::try_connect() {
     log_.info(fmt::format("{}; trying again until it answers", last_problem_));
   }
   retry_later(backoff_.next());
+}
+
+void BackendEndpoint::watch_path() {
+  if (!path_watch_) path_watch_.emplace(path_);
+  path_watch_->renew();
+  if (made_.active() || path_watch_->fd() < 0) return;
+  auto watch = loop_.watch_fd(path_watch_->fd(), EPOLLIN, [this](uint32_t) {
+    made_.reset();  // take() may close what it watches
+    if (!path_watch_->take()) return watch_path();
+    backoff_.reset();  // whoever made it may not have come to listen() yet
+    retry_.reset();
+    try_connect();
+  });
+  if (watch) made_ = std::move(*watch);  // else the timer has to do
 }
 
 void BackendEndpoint::retry_later(Nanos delay) {

@@ -12,15 +12,16 @@
 #include "pollux/base/log.hpp"
 #include "pollux/base/result.hpp"
 #include "pollux/vhost/backend_connection.hpp"
+#include "pollux/vhost/path_watch.hpp"
 #include "pollux/vhost/unix_socket.hpp"
 
 namespace pollux::vhost {
 
-/// Waits between attempts to connect: doubles from 10 ms to 1 s, and starts again after success.
+/// Waits between attempts to connect: doubles from 1 to 128 ms, and starts again after success.
 class Backoff {
  public:
-  static constexpr Nanos kFirst = std::chrono::milliseconds(10);
-  static constexpr Nanos kLast = std::chrono::seconds(1);
+  static constexpr Nanos kFirst = std::chrono::milliseconds(1);
+  static constexpr Nanos kLast = std::chrono::milliseconds(128);
   [[nodiscard]] Nanos next() {
     const Nanos delay = delay_;
     delay_ = std::min(kLast, delay_ * 2);
@@ -33,8 +34,9 @@ class Backoff {
 };
 
 /// Where a back end meets its front ends, one at a time: listens on a path (server), or connects
-/// to one and goes on trying for ever (client). A front end may come, go and come again. While
-/// one is attached, a second is turned away. Belongs to the loop's thread.
+/// to one and goes on trying for ever, at once when somebody makes the socket (client). A front end
+/// may come, go and come again. While one is attached, a second is turned away. Belongs to the
+/// loop's thread.
 class BackendEndpoint {
  public:
   enum class Mode { kServer, kClient };
@@ -67,6 +69,7 @@ class BackendEndpoint {
   void attach(UniqueFd socket);
   void on_closed(const Error& error);
   void try_connect();
+  void watch_path();
   void retry_later(Nanos delay);
 
   EventLoop& loop_;
@@ -79,8 +82,10 @@ class BackendEndpoint {
   Backoff backoff_;
   std::optional<UnixListener> listener_;
   std::unique_ptr<BackendConnection> connection_;
-  EventLoop::Watch watch_;  // incoming connections
-  EventLoop::Watch retry_;  // the next attempt to connect
+  EventLoop::Watch watch_;               // incoming connections
+  EventLoop::Watch retry_;               // the next attempt to connect
+  std::optional<PathWatch> path_watch_;  // a client's, while it has no connection
+  EventLoop::Watch made_;                // of path_watch_
 };
 
 }  // namespace pollux::vhost

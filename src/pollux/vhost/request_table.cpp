@@ -23,6 +23,8 @@ constexpr uint64_t kCrypto = VHOST_USER_PROTOCOL_F_CRYPTO_SESSION;
 constexpr uint64_t kInflight = VHOST_USER_PROTOCOL_F_INFLIGHT_SHMFD;
 constexpr uint64_t kDeviceState = VHOST_USER_PROTOCOL_F_DEVICE_STATE;
 
+constexpr std::string_view kForCrypto = "it belongs to crypto devices";
+
 // "Front-end message types". Two rows are wider than the text: SET_VRING_ENABLE, which peers send
 // without VHOST_USER_F_PROTOCOL_FEATURES too, and NET_SET_MTU, which QEMU sends before it
 // acknowledges VIRTIO_NET_F_MTU. SET_LOG_BASE is only known as it is with LOG_SHMFD: without, its
@@ -69,9 +71,9 @@ constexpr std::array kRules{
                 kConfigHead + VHOST_USER_MAX_CONFIG_SIZE, 0, 0, false, 0,
                 VHOST_USER_PROTOCOL_F_CONFIG},
     RequestRule{VHOST_USER_CREATE_CRYPTO_SESSION, "CREATE_CRYPTO_SESSION", kU64, kMaxPayload, 0, 0,
-                true, 0, kCrypto},
+                true, 0, kCrypto, false, kForCrypto},
     RequestRule{VHOST_USER_CLOSE_CRYPTO_SESSION, "CLOSE_CRYPTO_SESSION", kU64, kU64, 0, 0, false, 0,
-                kCrypto},
+                kCrypto, false, kForCrypto},
     RequestRule{VHOST_USER_POSTCOPY_ADVISE, "POSTCOPY_ADVISE", 0, 0, 0, 0, true, 0, kPostcopy},
     RequestRule{VHOST_USER_POSTCOPY_LISTEN, "POSTCOPY_LISTEN", 0, 0, 0, 0, false, 0, kPostcopy},
     RequestRule{VHOST_USER_POSTCOPY_END, "POSTCOPY_END", 0, 0, 0, 0, true, 0, kPostcopy},
@@ -79,7 +81,8 @@ constexpr std::array kRules{
                 sizeof(VhostUserInflight), 0, 0, true, 0, kInflight},
     RequestRule{VHOST_USER_SET_INFLIGHT_FD, "SET_INFLIGHT_FD", kInflightUnpadded,
                 sizeof(VhostUserInflight), 1, 1, false, 0, kInflight},
-    RequestRule{VHOST_USER_GPU_SET_SOCKET, "GPU_SET_SOCKET", 0, 0, 1, 1},
+    RequestRule{VHOST_USER_GPU_SET_SOCKET, "GPU_SET_SOCKET", 0, 0, 1, 1, false, 0, 0, false,
+                "it belongs to GPU devices"},
     RequestRule{VHOST_USER_RESET_DEVICE, "RESET_DEVICE", 0, 0, 0, 0, false, 0,
                 VHOST_USER_PROTOCOL_F_RESET_DEVICE, true},
     RequestRule{VHOST_USER_VRING_KICK, "VRING_KICK", kState, kState, 0, 0, false, 0,
@@ -107,26 +110,33 @@ constexpr std::array kRules{
 constexpr uint64_t kInband = VHOST_USER_PROTOCOL_F_INBAND_NOTIFICATIONS;
 constexpr uint64_t kObjects = VHOST_USER_PROTOCOL_F_SHARED_OBJECT;
 
+constexpr uint32_t kUuid = sizeof(VhostUserShared);
+constexpr uint32_t kMMap = sizeof(VhostUserMMap);
+
 // "Back-end message types".
 constexpr std::array kBackendRules{
-    // request, name, features, protocol
-    BackendRequestRule{VHOST_USER_BACKEND_IOTLB_MSG, "BACKEND_IOTLB_MSG", VIRTIO_F_ACCESS_PLATFORM},
-    BackendRequestRule{VHOST_USER_BACKEND_CONFIG_CHANGE_MSG, "BACKEND_CONFIG_CHANGE_MSG", 0,
-                       VHOST_USER_PROTOCOL_F_CONFIG},
-    BackendRequestRule{VHOST_USER_BACKEND_VRING_HOST_NOTIFIER_MSG,
-                       "BACKEND_VRING_HOST_NOTIFIER_MSG", 0, VHOST_USER_PROTOCOL_F_HOST_NOTIFIER},
-    BackendRequestRule{VHOST_USER_BACKEND_VRING_CALL, "BACKEND_VRING_CALL", 0, kInband},
-    BackendRequestRule{VHOST_USER_BACKEND_VRING_ERR, "BACKEND_VRING_ERR", 0, kInband},
-    BackendRequestRule{VHOST_USER_BACKEND_SHARED_OBJECT_ADD, "BACKEND_SHARED_OBJECT_ADD", 0,
-                       kObjects},
-    BackendRequestRule{VHOST_USER_BACKEND_SHARED_OBJECT_REMOVE, "BACKEND_SHARED_OBJECT_REMOVE", 0,
-                       kObjects},
-    BackendRequestRule{VHOST_USER_BACKEND_SHARED_OBJECT_LOOKUP, "BACKEND_SHARED_OBJECT_LOOKUP", 0,
-                       kObjects},
-    BackendRequestRule{VHOST_USER_BACKEND_SHMEM_MAP, "BACKEND_SHMEM_MAP", 0,
-                       VHOST_USER_PROTOCOL_F_SHMEM},
-    BackendRequestRule{VHOST_USER_BACKEND_SHMEM_UNMAP, "BACKEND_SHMEM_UNMAP", 0,
-                       VHOST_USER_PROTOCOL_F_SHMEM},
+    // request, name, payload min and max, descriptors min and max, reply, features, protocol
+    RequestRule{VHOST_USER_BACKEND_IOTLB_MSG, "BACKEND_IOTLB_MSG", sizeof(vhost_iotlb_msg),
+                sizeof(vhost_iotlb_msg), 0, 0, false, VIRTIO_F_ACCESS_PLATFORM},
+    RequestRule{VHOST_USER_BACKEND_CONFIG_CHANGE_MSG, "BACKEND_CONFIG_CHANGE_MSG", 0, 0, 0, 0,
+                false, 0, VHOST_USER_PROTOCOL_F_CONFIG},
+    RequestRule{VHOST_USER_BACKEND_VRING_HOST_NOTIFIER_MSG, "BACKEND_VRING_HOST_NOTIFIER_MSG",
+                sizeof(VhostUserVringArea), sizeof(VhostUserVringArea), 0, 1, false, 0,
+                VHOST_USER_PROTOCOL_F_HOST_NOTIFIER},
+    RequestRule{VHOST_USER_BACKEND_VRING_CALL, "BACKEND_VRING_CALL", kState, kState, 0, 0, false, 0,
+                kInband},
+    RequestRule{VHOST_USER_BACKEND_VRING_ERR, "BACKEND_VRING_ERR", kState, kState, 0, 0, false, 0,
+                kInband},
+    RequestRule{VHOST_USER_BACKEND_SHARED_OBJECT_ADD, "BACKEND_SHARED_OBJECT_ADD", kUuid, kUuid, 0,
+                0, false, 0, kObjects},
+    RequestRule{VHOST_USER_BACKEND_SHARED_OBJECT_REMOVE, "BACKEND_SHARED_OBJECT_REMOVE", kUuid,
+                kUuid, 0, 0, false, 0, kObjects},
+    RequestRule{VHOST_USER_BACKEND_SHARED_OBJECT_LOOKUP, "BACKEND_SHARED_OBJECT_LOOKUP", kUuid,
+                kUuid, 0, 0, true, 0, kObjects},
+    RequestRule{VHOST_USER_BACKEND_SHMEM_MAP, "BACKEND_SHMEM_MAP", kMMap, kMMap, 1, 1, false, 0,
+                VHOST_USER_PROTOCOL_F_SHMEM},
+    RequestRule{VHOST_USER_BACKEND_SHMEM_UNMAP, "BACKEND_SHMEM_UNMAP", kMMap, kMMap, 0, 0, false, 0,
+                VHOST_USER_PROTOCOL_F_SHMEM},
 };
 
 constexpr std::array<std::string_view, 23> kProtocolFeatureNames{
@@ -174,6 +184,8 @@ std::string request_name(uint32_t request) {
   const RequestRule* rule = find_rule(request);
   return rule != nullptr ? std::string(rule->name) : fmt::format("request {}", request);
 }
+
+std::span<const BackendRequestRule> backend_request_rules() { return kBackendRules; }
 
 const BackendRequestRule* find_backend_rule(uint32_t request) {
   const auto* found =

@@ -25,6 +25,7 @@ struct RequestRule {
   uint64_t features = 0;           ///< all of these must be negotiated (virtio bits)
   uint64_t protocol_features = 0;  ///< all of these must be negotiated (protocol bits)
   bool offer_suffices = false;     ///< of protocol_features: being offered is enough
+  std::string_view why_not = {};   ///< why no session serves it; empty: see find_handler
 };
 
 /// What both ends agreed on so far.
@@ -42,13 +43,10 @@ struct Negotiated {
 /// "SET_VRING_NUM", or "request 99" for one that is not in the text.
 [[nodiscard]] std::string request_name(uint32_t request);
 
-/// What the text says about one request of the back end ("Back-end message types").
-struct BackendRequestRule {
-  uint32_t request = 0;
-  std::string_view name;           ///< "BACKEND_IOTLB_MSG"
-  uint64_t features = 0;           ///< all of these must be negotiated (virtio bits)
-  uint64_t protocol_features = 0;  ///< all of these must be negotiated (protocol bits)
-};
+/// The same for requests of the back end ("Back-end message types"); `has_reply` and `why_not` are
+/// about the front end.
+using BackendRequestRule = RequestRule;
+[[nodiscard]] std::span<const BackendRequestRule> backend_request_rules();
 
 /// The rule of a back end's request, or null when the text has no such request.
 [[nodiscard]] const BackendRequestRule* find_backend_rule(uint32_t request);

@@ -52,7 +52,8 @@ void BackendSession::channel_ready() {
 
 void BackendSession::channel_tick() {
   if (!channel_) return;
-  if (auto ok = channel_->tick(); !ok) close_channel(ok.error());
+  if (auto ok = channel_->tick(); !ok) return close_channel(ok.error());
+  for (size_t place = 0; place < inband_.size(); ++place) send_inband(place);
 }
 
 void BackendSession::close_channel(const Error& because) {

@@ -2,12 +2,12 @@
 // A session's log of dirty pages, for live migration; text: "Migration".
 #include <fcntl.h>
 #include <fmt/format.h>
-#include <sys/eventfd.h>
 
 #include <cerrno>
 #include <utility>
 #include <variant>
 
+#include "pollux/base/peer_fd.hpp"
 #include "pollux/vhost/backend_session.hpp"
 #include "pollux/vhost/event_fd.hpp"
 
@@ -57,14 +57,15 @@ Result<BackendSession::Reply> BackendSession::set_log_fd(Message& message) {
     state_.log.event.reset();
     return Reply();
   }
-  if (auto ok = prepare_event_fd(message.fds.front().get(), O_WRONLY); !ok) return forward(ok);
-  state_.log.event = std::make_shared<const UniqueFd>(std::move(message.fds.front()));
+  auto event = check_event_fd(std::move(message.fds.front()), O_WRONLY);
+  if (!event) return forward(event);
+  state_.log.event = std::make_shared<const UniqueFd>(std::move(*event));
   return Reply();
 }
 
 void BackendSession::tell_of_dirty_pages() const noexcept {
   if (!state_.log.event || !dirty_log_ || !dirty_log_->take_touched()) return;
-  (void)eventfd_write(state_.log.event->get(), 1);
+  signal_event(state_.log.event->get());
 }
 
 /// A ring that is to be logged writes nothing before there is a log. QEMU shares it after

@@ -21,8 +21,9 @@ Result<SharedFd> take_vring_fd(Message& message, int access) {
                                            : "its descriptor is missing");
   }
   if (none) return SharedFd();
-  if (auto ok = prepare_event_fd(message.fds.front().get(), access); !ok) return forward(ok);
-  return std::make_shared<const UniqueFd>(std::move(message.fds.front()));
+  auto fd = check_event_fd(std::move(message.fds.front()), access);
+  if (!fd) return forward(fd);
+  return std::make_shared<const UniqueFd>(std::move(*fd));
 }
 
 /// Bits 0 to 7 are the index, bit 8 is the flag; the rest means nothing yet.
@@ -142,6 +143,7 @@ Result<BackendSession::Reply> BackendSession::set_vring_kick(Message& message) {
 Result<BackendSession::Reply> BackendSession::set_vring_call(Message& message) {
   auto wanted = check_vring_fd(message, O_WRONLY);
   if (!wanted) return forward(wanted);
+  state_.vrings[wanted->index].call_known = true;
   state_.vrings[wanted->index].controls.call = std::move(wanted->fd);
   update_controls(wanted->index);
   return Reply();
@@ -150,6 +152,7 @@ Result<BackendSession::Reply> BackendSession::set_vring_call(Message& message) {
 Result<BackendSession::Reply> BackendSession::set_vring_err(Message& message) {
   auto wanted = check_vring_fd(message, O_WRONLY);
   if (!wanted) return forward(wanted);
+  state_.vrings[wanted->index].err_known = true;
   state_.vrings[wanted->index].controls.err = std::move(wanted->fd);
   update_controls(wanted->index);
   return Reply();
@@ -176,7 +179,7 @@ void BackendSession::set_enabled(uint16_t index, bool enabled) {
 
 void BackendSession::update_controls(uint16_t index) {
   const VringState& vring = state_.vrings[index];
-  if (vring.started) device_.update_ring(index, vring.controls);
+  if (vring.started) device_.update_ring(index, effective_controls(index));
 }
 
 Status BackendSession::stop(uint16_t index) {
@@ -208,6 +211,7 @@ void BackendSession::try_start_all() {
 void BackendSession::try_start(uint16_t index) {
   VringState& vring = state_.vrings[index];
   if (vring.started || !vring.kick_known) return;
+  make_inband_events(index);
   auto start = prepare_start(index);
   Status started = start ? device_.start_ring(*start) : Status(forward(start));
   vring.started = started.has_value();
@@ -237,7 +241,7 @@ Result<RingStart> BackendSession::prepare_start(uint16_t index) const {
   start.base = base;
   start.features = virtio_features();
   start.log = write_log(vring, *layout);
-  start.controls = vring.controls;
+  start.controls = effective_controls(index);
   start.memory = memory_;
   return start;
 }

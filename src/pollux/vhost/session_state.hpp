@@ -33,6 +33,8 @@ struct VringState {
   bool base_known = false;    ///< SET_VRING_BASE came for this ring, or it ran before
   bool enable_known = false;  ///< SET_VRING_ENABLE came for this ring
   bool kick_known = false;    ///< SET_VRING_KICK came since the ring was last stopped
+  bool call_known = false;    ///< SET_VRING_CALL came, with a descriptor or without
+  bool err_known = false;     ///< SET_VRING_ERR came
   RingControls controls;
   bool started = false;         ///< the device runs it
   std::string stopped_because;  ///< one sentence for people while it does not

@@ -1,15 +1,19 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "pollux/vhost/unix_socket.hpp"
 
+#include <fcntl.h>
 #include <fmt/format.h>
+#include <sys/file.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/un.h>
 #include <unistd.h>
 
 #include <cerrno>
+#include <chrono>
 #include <cstring>
 #include <fstream>
+#include <thread>
 #include <utility>
 
 namespace pollux::vhost {
@@ -40,12 +44,6 @@ int try_connect(int fd, const std::string& path) {
   const sockaddr_un address = address_of(path);
   const int r = ::connect(fd, reinterpret_cast<const sockaddr*>(&address), sizeof(address));
   return r == 0 ? 0 : errno;
-}
-
-std::string directory_of(const std::string& path) {
-  const size_t slash = path.rfind('/');
-  if (slash == std::string::npos) return ".";
-  return slash == 0 ? "/" : path.substr(0, slash);
 }
 
 std::unexpected<Error> bind_failed(int err, const std::string& path) {
@@ -89,7 +87,27 @@ Status remove_stale(const std::string& path) {
   return {};
 }
 
+/// Holds others of our kind off a directory's sockets. Whoever can not have the lock in time, or at
+/// all, goes on without: anybody who may read the directory can hold it.
+UniqueFd lock_directory_of(const std::string& path) {
+  constexpr auto kPause = std::chrono::milliseconds(1);
+  constexpr int kAttempts = 1000;
+  UniqueFd directory(::open(directory_of(path).c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC));
+  for (int i = 0; directory && i < kAttempts; ++i) {
+    if (::flock(directory.get(), LOCK_EX | LOCK_NB) == 0) return directory;
+    if (errno != EWOULDBLOCK && errno != EINTR) break;
+    std::this_thread::sleep_for(kPause);
+  }
+  return {};
+}
+
 }  // namespace
+
+std::string directory_of(const std::string& path) {
+  const size_t slash = path.rfind('/');
+  if (slash == std::string::npos) return ".";
+  return slash == 0 ? "/" : path.substr(0, slash);
+}
 
 Status check_socket_path(const std::string& path) {
   if (path.empty()) return fail(ErrorCode::kInvalidArgument, "a socket path is missing");
@@ -110,6 +128,7 @@ Result<UnixListener> UnixListener::bind(const std::string& path, std::optional<m
   if (!fd) return forward(fd);
   // Before bind the mode is the socket's own, from which bind makes that of the file.
   if (mode && ::fchmod(fd->get(), *mode) != 0) return bind_failed(errno, path);
+  const UniqueFd lock = lock_directory_of(path);  // until it listens: then others see that it lives
   int err = try_bind(fd->get(), path);
   if (err == EADDRINUSE) {
     if (auto ok = remove_stale(path); !ok) return forward(ok);
@@ -143,6 +162,7 @@ UnixListener::~UnixListener() { unlink_own(); }
 
 void UnixListener::unlink_own() noexcept {
   if (path_.empty()) return;
+  const UniqueFd lock = lock_directory_of(path_);
   struct stat st{};
   if (::lstat(path_.c_str(), &st) == 0 && st.st_dev == device_ && st.st_ino == inode_)
     ::unlink(path_.c_str());

@@ -12,7 +12,9 @@
 namespace pollux::vhost {
 
 /// A Unix stream socket that listens on a path. Removes the path when it dies, but only if it
-/// still is the one that it made. Move-only.
+/// still is the one that it made. Whoever binds or removes holds the directory's lock (flock)
+/// meanwhile, so that of two that start at once neither takes the other's new socket for one left
+/// behind. Move-only.
 class UnixListener {
  public:
   /// Makes and binds the socket, non-blocking. A socket file that nobody answers on is replaced.
@@ -49,6 +51,9 @@ class UnixListener {
 /// kDisconnected when nobody listens there, kTimeout when its queue is full, kPermission,
 /// kInvalidArgument.
 [[nodiscard]] Result<UniqueFd> connect_unix(const std::string& path);
+
+/// The directory part of a path: "/run" of "/run/v0.sock", "." of "v0.sock".
+[[nodiscard]] std::string directory_of(const std::string& path);
 
 /// Fails with advice when `path` can not be a socket's address (empty, or above 107 bytes).
 [[nodiscard]] Status check_socket_path(const std::string& path);

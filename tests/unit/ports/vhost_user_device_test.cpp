@@ -7,6 +7,7 @@
 #include <array>
 #include <atomic>
 #include <chrono>
+#include <cstring>
 #include <functional>
 #include <map>
 #include <memory>
@@ -14,6 +15,7 @@
 #include <thread>
 #include <vector>
 
+#include "pollux/base/peer_fd.hpp"
 #include "pollux/engine/engine.hpp"
 #include "pollux/ports/vhost_user/device.hpp"
 #include "pollux/spec/virtio_net.hpp"
@@ -500,6 +502,22 @@ TEST_F(VhostUserDevice, InOrderReturnsEachBufferOfAReceiveqWithItsLength) {
   }
 }
 
+// The front end holds the same file description: it makes it blocking again, and fills the counter.
+TEST_F(VhostUserDevice, CallDescriptorThatIsFullAndBlockingStopsNobody) {
+  if (!signals_without_waiting()) GTEST_SKIP() << "no asynchronous I/O on this kernel";
+  GuestRing ring;
+  auto start = ring.start(1);
+  const auto call = std::make_shared<const UniqueFd>(eventfd(0, 0));
+  ASSERT_EQ(eventfd_write(call->get(), 0xfffffffffffffffe), 0);
+  start.controls.call = call;
+  ASSERT_TRUE(device_.start_ring(start));
+  for (int i = 0; i < 5; ++i) {
+    ring.offer_frame(pattern(60));
+    EXPECT_EQ(poll(rx_[0]).size(), 1U);  // hangs here if the worker writes
+  }
+  ASSERT_TRUE(device_.stop_ring(1));
+}
+
 TEST_F(VhostUserDevice, AnnouncementIsAReverseArpRequest) {
   device_.send_rarp({2, 3, 4, 5, 6, 7});
   const auto frames = poll(rx_[0]);
@@ -597,6 +615,37 @@ TEST_F(VhostUserDevice, ImpossibleMtusAreRefused) {
   PortInfo info;
   device_.describe(info);
   EXPECT_EQ(info.mtu, 65535);
+}
+
+TEST_F(VhostUserDevice, ItsStateMovesToAnotherHost) {
+  ASSERT_TRUE(device_.set_mtu(9000));
+  const auto state = device_.save_state();
+  ASSERT_TRUE(state);
+  // "pollux-n", version 1, MTU 9000, nothing; little-endian.
+  const std::vector<uint8_t> wanted{'p', 'o', 'l', 'l', 'u',  'x',  '-', 'n',
+                                    1,   0,   0,   0,   0x28, 0x23, 0,   0};
+  ASSERT_EQ(state->size(), wanted.size());
+  EXPECT_EQ(std::memcmp(state->data(), wanted.data(), wanted.size()), 0);
+  NetDevice other({.queue_pairs = 1}, workers_, log());
+  ASSERT_TRUE(other.load_state(*state));
+  PortInfo info;
+  other.describe(info);
+  EXPECT_EQ(info.mtu, 9000);
+}
+
+TEST_F(VhostUserDevice, StatesThatAreNotItsOwnAreRefused) {
+  const auto good = *device_.save_state();
+  EXPECT_TRUE(device_.load_state(good)) << "no MTU was ever set";
+  EXPECT_FALSE(device_.load_state({}));
+  EXPECT_FALSE(device_.load_state(std::span(good).first(good.size() - 1)));
+  auto later = good;
+  later[8] = std::byte{2};
+  const auto refused = device_.load_state(later);
+  ASSERT_FALSE(refused);
+  EXPECT_THAT(refused.error().what, HasSubstr("version 2"));
+  auto impossible = good;
+  impossible[12] = std::byte{1};
+  EXPECT_FALSE(device_.load_state(impossible)) << "an MTU of 1";
 }
 
 TEST_F(VhostUserDevice, WorkerThatDoesNotComeByKeepsItsRing) {

@@ -3,6 +3,7 @@
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
+#include <sys/epoll.h>
 
 #include "tests/support/vhost_peer.hpp"
 
@@ -10,6 +11,7 @@ namespace pollux::vhost {
 namespace {
 
 using namespace spec;
+using test::copy_of;
 using test::kGuest;
 using test::kPage;
 using test::kRingSize;
@@ -453,6 +455,145 @@ TEST_F(Session, StatusZeroStopsRingsAndKeepsTheirIndex) {
   tell(VHOST_USER_SET_STATUS, uint64_t{0});
   EXPECT_FALSE(runs(0));
   EXPECT_EQ(get_base(0), 6U);
+}
+
+TEST_F(Session, StatusZeroResetsTheDevice) {
+  tell(VHOST_USER_SET_PROTOCOL_FEATURES, BackendSession::kProtocolFeatures);
+  tell(VHOST_USER_SET_STATUS, uint64_t{VIRTIO_CONFIG_S_DRIVER_OK});
+  EXPECT_EQ(device.resets, 0);
+  tell(VHOST_USER_SET_STATUS, uint64_t{0});
+  EXPECT_EQ(device.resets, 1);
+}
+
+TEST_F(Session, ResetDeviceForgetsTheDriverAndKeepsTheConnection) {
+  bring_up();
+  tell(VHOST_USER_SET_VRING_CALL, uint64_t{0}, make_event());
+  tell(VHOST_USER_SET_VRING_ENABLE, vhost_vring_state{0, 1});
+  const SharedFd call = session->state().vrings[0].controls.call;
+  ASSERT_TRUE(send(make_request(VHOST_USER_RESET_DEVICE)));
+  EXPECT_FALSE(runs(0));
+  EXPECT_EQ(why(0), "the front end reset the device");
+  EXPECT_EQ(device.resets, 1);
+  EXPECT_EQ(device.negotiated, 0U);
+  const VringState& vring = session->state().vrings[0];
+  EXPECT_EQ(vring.size, 0U);
+  EXPECT_FALSE(vring.addresses_known);
+  EXPECT_FALSE(vring.kick_known);
+  EXPECT_FALSE(vring.controls.enabled);
+  EXPECT_EQ(vring.controls.call, call) << "QEMU does not send it again";
+  EXPECT_EQ(session->state().slots.size(), 1U) << "nor what has not changed of its memory";
+  EXPECT_EQ(session->state().protocol_features, kProtocol);
+  // And once more from the beginning, but for that.
+  tell(VHOST_USER_SET_FEATURES, kFeatures);
+  set_ring(0);
+  kick(0);
+  EXPECT_TRUE(runs(0));
+}
+
+struct Transfer : Session {
+  UniqueFd out;
+  UniqueFd in;
+  void SetUp() override {
+    tell(VHOST_USER_SET_PROTOCOL_FEATURES, VHOST_USER_PROTOCOL_F_DEVICE_STATE);
+    int fds[2] = {-1, -1};
+    ASSERT_EQ(pipe2(fds, O_CLOEXEC), 0);
+    out.reset(fds[0]);
+    in.reset(fds[1]);
+  }
+  uint64_t begin(uint32_t direction, UniqueFd channel, uint32_t phase = 0) {
+    std::vector<UniqueFd> fds;
+    fds.push_back(std::move(channel));
+    auto reply = send(make_request(VHOST_USER_SET_DEVICE_STATE_FD,
+                                   VhostUserTransferDeviceState{direction, phase}),
+                      std::move(fds));
+    EXPECT_TRUE(reply) << reply.error().what;
+    return *(*reply)->get<uint64_t>();
+  }
+  uint64_t check() {
+    return *(*send(make_request(VHOST_USER_CHECK_DEVICE_STATE)))->get<uint64_t>();
+  }
+};
+
+TEST_F(Transfer, SavesMoreThanThePipeHolds) {
+  device.state.resize(300'000, std::byte{0x42});
+  ASSERT_EQ(begin(0, std::move(in)), kStateFdNone);
+  ASSERT_NE(session->transfer(), nullptr);
+  EXPECT_FALSE(session->transfer()->over());
+  EXPECT_EQ(session->transfer()->events(), uint32_t{EPOLLOUT});
+  size_t size = 0;
+  std::vector<std::byte> part(4096);
+  for (;;) {
+    const ssize_t n = read(out.get(), part.data(), part.size());
+    if (n == 0) break;
+    ASSERT_GT(n, 0);
+    size += static_cast<size_t>(n);
+    session->advance_transfer();
+  }
+  EXPECT_EQ(size, 300'000U);
+  EXPECT_EQ(check(), 0U);
+}
+
+TEST_F(Transfer, OneThatIsNotOverHasFailed) {
+  device.state.resize(300'000);
+  ASSERT_EQ(begin(0, std::move(in)), kStateFdNone);
+  EXPECT_EQ(check(), 1U) << "nobody read it";
+  EXPECT_EQ(session->transfer(), nullptr);
+}
+
+TEST_F(Transfer, LoadsNothingBeforeItsEnd) {
+  ASSERT_EQ(begin(1, std::move(out)), kStateFdNone);
+  ASSERT_EQ(write(in.get(), "ab", 2), 2);
+  session->advance_transfer();
+  EXPECT_EQ(test::to_hex(device.state), "70 78 01");
+  ASSERT_EQ(write(in.get(), "c", 1), 1);
+  in.reset();
+  session->advance_transfer();
+  EXPECT_EQ(test::to_hex(device.state), "61 62 63");
+  EXPECT_EQ(check(), 0U);
+}
+
+TEST_F(Transfer, AStateThatTheDeviceRefusesIsAFailure) {
+  ASSERT_EQ(begin(1, std::move(out)), kStateFdNone);
+  ASSERT_EQ(write(in.get(), "ab", 2), 2);
+  in.reset();
+  EXPECT_EQ(check(), 1U);
+  EXPECT_EQ(session->state().last_problem, "device state: not my state");
+}
+
+TEST_F(Transfer, AStateWithoutEndIsAFailure) {
+  auto [near, far] = test::make_pair();
+  ASSERT_EQ(begin(1, std::move(near)), kStateFdNone);
+  const std::vector<std::byte> junk(65536);
+  for (int i = 0; i < 40 && !session->transfer()->over(); ++i) {
+    (void)::send(far.get(), junk.data(), junk.size(), MSG_DONTWAIT | MSG_NOSIGNAL);
+    session->advance_transfer();
+  }
+  EXPECT_TRUE(session->transfer()->over());
+  EXPECT_EQ(check(), 1U);
+}
+
+TEST_F(Transfer, AReaderThatGoesAwayIsAFailure) {
+  auto [near, far] = test::make_pair();
+  far.reset();
+  ASSERT_EQ(begin(0, std::move(near)), kStateFdNone);
+  EXPECT_EQ(check(), 1U);
+}
+
+TEST_F(Transfer, IsRefusedInItsReply) {
+  constexpr uint64_t kRefused = kStateFdNone | 1;
+  EXPECT_EQ(begin(2, copy_of(in)), kRefused) << "no such direction";
+  EXPECT_EQ(begin(0, copy_of(in), 1), kRefused) << "no such phase";
+  EXPECT_EQ(begin(0, copy_of(out)), kRefused) << "the wrong end";
+  EXPECT_EQ(begin(0, make_event()), kRefused) << "no pipe";
+  EXPECT_EQ(begin(0, make_memory(kPage)), kRefused) << "no pipe";
+  tell(VHOST_USER_SET_FEATURES, kFeatures);
+  share();
+  set_ring(0);
+  kick(0);
+  EXPECT_EQ(begin(0, copy_of(in)), kRefused) << "a ring runs";
+  EXPECT_EQ(session->state().last_problem, "SET_DEVICE_STATE_FD: ring 0 runs, stop it before");
+  ASSERT_TRUE(get_base(0));
+  EXPECT_EQ(begin(0, copy_of(in)), kStateFdNone);
 }
 
 TEST_F(Session, ResetOwnerDisablesRings) {

@@ -11,6 +11,7 @@
 
 #include "pollux/vhost/frontend.hpp"
 #include "pollux/vhost/listener.hpp"
+#include "pollux/vhost/path_watch.hpp"
 #include "tests/support/vhost_peer.hpp"
 
 namespace pollux::vhost {
@@ -126,14 +127,75 @@ TEST(PeerCredentials, NameThisProcess) {
   EXPECT_NE(peer.describe().find("pid "), std::string::npos);
 }
 
-TEST(Backoff, DoublesUpToASecond) {
+TEST(Backoff, DoublesUpToAnEighthOfASecond) {
   Backoff backoff;
-  EXPECT_EQ(backoff.next(), std::chrono::milliseconds(10));
-  EXPECT_EQ(backoff.next(), std::chrono::milliseconds(20));
+  EXPECT_EQ(backoff.next(), std::chrono::milliseconds(1));
+  EXPECT_EQ(backoff.next(), std::chrono::milliseconds(2));
   for (int i = 0; i < 10; ++i) (void)backoff.next();
-  EXPECT_EQ(backoff.next(), seconds(1));
+  EXPECT_EQ(backoff.next(), std::chrono::milliseconds(128));
   backoff.reset();
-  EXPECT_EQ(backoff.next(), std::chrono::milliseconds(10));
+  EXPECT_EQ(backoff.next(), std::chrono::milliseconds(1));
+}
+
+TEST(PathWatch, TellsOfItsPathOnly) {
+  const Directory directory;
+  PathWatch watch(directory.file("v0.sock"));
+  ASSERT_GE(watch.fd(), 0);
+  EXPECT_FALSE(watch.take());
+  const auto other = UnixListener::bind(directory.file("v1.sock"));
+  EXPECT_FALSE(watch.take());
+  const auto mine = UnixListener::bind(directory.file("v0.sock"));
+  EXPECT_TRUE(watch.take());
+  EXPECT_FALSE(watch.take()) << "once";
+}
+
+TEST(PathWatch, WaitsForItsDirectory) {
+  const Directory directory;
+  PathWatch watch(directory.file("later/v0.sock"));
+  EXPECT_EQ(watch.fd(), -1);
+  std::filesystem::create_directory(directory.file("later"));
+  watch.renew();
+  EXPECT_GE(watch.fd(), 0);
+  std::filesystem::remove(directory.file("later"));
+  EXPECT_TRUE(watch.take());
+  EXPECT_EQ(watch.fd(), -1);
+}
+
+// Both find a socket that nobody answers on. Without a lock one of them takes away what the other
+// has just bound and not come to listen on.
+TEST(UnixListener, OfManyThatStartAtOnceOneListens) {
+  const Directory directory;
+  const std::string path = directory.file("v0.sock");
+  for (int round = 0; round < 100; ++round) {
+    {
+      const UniqueFd left_behind(socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0));
+      sockaddr_un address{};
+      address.sun_family = AF_UNIX;
+      path.copy(address.sun_path, sizeof(address.sun_path) - 1);
+      ASSERT_EQ(bind(left_behind.get(), reinterpret_cast<sockaddr*>(&address), sizeof(address)), 0);
+    }
+    constexpr size_t kStarters = 4;
+    std::array<std::optional<UnixListener>, kStarters> listeners;
+    std::atomic<size_t> ready{0};
+    std::vector<std::thread> threads;
+    for (auto& listener : listeners) {
+      threads.emplace_back([&] {
+        ++ready;
+        while (ready != kStarters) std::this_thread::yield();
+        auto made = UnixListener::bind(path);
+        if (made) {
+          listener = std::move(*made);
+        } else {
+          EXPECT_EQ(made.error().code, ErrorCode::kAlreadyExists) << made.error().what;
+        }
+      });
+    }
+    for (std::thread& thread : threads) thread.join();
+    EXPECT_EQ(
+        std::count_if(listeners.begin(), listeners.end(), [](auto& l) { return l.has_value(); }),
+        1);
+    EXPECT_TRUE(connect_unix(path)) << "round " << round;
+  }
 }
 
 /// A back end whose loop runs on a thread of its own; the device is looked at on that thread.
@@ -317,6 +379,99 @@ TEST_F(Ends, AClientConnectsWheneverSomebodyListens) {
     ASSERT_TRUE(frontend) << frontend.error().what;
     EXPECT_TRUE(frontend->get_features());
   }
+}
+
+struct Heard : BackendRequestHandler {
+  std::vector<std::string> told;
+  Status config_changed() override { return told.emplace_back("config"), Status(); }
+  Status vring_call(uint32_t index) override {
+    return told.push_back("call " + std::to_string(index)), Status();
+  }
+  Status vring_err(uint32_t index) override {
+    return told.push_back("err " + std::to_string(index)), Status();
+  }
+};
+
+TEST_F(Ends, NotificationsGoInBandBothWays) {
+  Heard heard;
+  BackEnd back_end(path);
+  auto frontend = Frontend::connect(path, options);
+  ASSERT_TRUE(frontend->set_protocol_features(*frontend->get_protocol_features()));
+  ASSERT_TRUE(frontend->open_channel(heard));
+  ASSERT_TRUE(frontend->set_features(*frontend->get_features()));
+  const UniqueFd memory = make_memory(kSize);
+  const auto at = test::region_at(0);
+  const SharedMemoryRegion region{GuestAddr{at.guest_phys_addr}, at.memory_size,
+                                  UserAddr{at.userspace_addr}, 0, memory.get()};
+  ASSERT_TRUE(frontend->share_memory({&region, 1}));
+  const auto ring = test::ring_at(1);
+  ASSERT_TRUE(frontend->set_vring_num(1, kRingSize));
+  ASSERT_TRUE(frontend->set_vring_addr(1, {.desc = UserAddr{ring.desc_user_addr},
+                                           .used = UserAddr{ring.used_user_addr},
+                                           .avail = UserAddr{ring.avail_user_addr}}));
+  ASSERT_TRUE(frontend->set_vring_enable(1, true));
+  EXPECT_TRUE(back_end.look([&] { return back_end.device.running.empty(); }));
+  ASSERT_TRUE(frontend->vring_kick(1)) << "starts the ring as a descriptor would";
+  ASSERT_TRUE(back_end.look([&] { return back_end.device.running.contains(1); }));
+  EXPECT_EQ(back_end.look([&] { return back_end.device.calls.back(); }), "kick 1");
+  const auto controls = back_end.look([&] { return back_end.device.running[1].controls; });
+  ASSERT_TRUE(controls.call);
+  ASSERT_TRUE(controls.err);
+  const auto hear = [&](const std::string& what) {
+    while (heard.told.empty() || heard.told.back() != what) {
+      ASSERT_TRUE(frontend->wait_for_hang_up(std::chrono::milliseconds(1)));
+    }
+  };
+  for (int i = 0; i < 3; ++i) {
+    heard.told.clear();
+    ASSERT_EQ(eventfd_write(controls.call->get(), 1), 0);
+    hear("call 1");
+    ASSERT_EQ(eventfd_write(controls.err->get(), 1), 0);
+    hear("err 1");
+    EXPECT_EQ(heard.told, (std::vector<std::string>{"call 1", "err 1"}));
+  }
+  // A descriptor is preferred, and one that says there is none means polling.
+  const UniqueFd event = make_event();
+  ASSERT_TRUE(frontend->set_vring_call(1, event.get()));
+  ASSERT_TRUE(
+      back_end.look([&] { return back_end.device.running[1].controls.call != controls.call; }));
+  ASSERT_TRUE(frontend->set_vring_call(1, -1));
+  EXPECT_FALSE(back_end.look([&] { return back_end.device.running[1].controls.call; }));
+}
+
+TEST_F(Ends, AChangedConfigurationIsTold) {
+  Heard heard;
+  BackEnd back_end(path);
+  auto frontend = Frontend::connect(path, options);
+  ASSERT_TRUE(frontend->set_protocol_features(*frontend->get_protocol_features()));
+  ASSERT_TRUE(frontend->open_channel(heard));
+  back_end.loop->call([&] {
+    const_cast<BackendConnection*>(back_end.endpoint->connection())->config_changed().value();
+  });
+  while (heard.told.empty()) ASSERT_TRUE(frontend->wait_for_hang_up(std::chrono::milliseconds(1)));
+  EXPECT_EQ(heard.told.front(), "config");
+  EXPECT_TRUE(frontend->get_features());
+}
+
+TEST_F(Ends, AStateOfAnySizeMovesFromDeviceToDevice) {
+  BackEnd from(path);
+  BackEnd to(directory.file("v1.sock"));
+  from.device.state.resize(1'000'000);
+  for (size_t i = 0; i < from.device.state.size(); ++i) {
+    from.device.state[i] = static_cast<std::byte>(i * 7919 >> 8);
+  }
+  to.device.state.resize(1'000'000);
+  auto source = Frontend::connect(path, options);
+  auto destination = Frontend::connect(directory.file("v1.sock"), options);
+  ASSERT_TRUE(source->set_protocol_features(*source->get_protocol_features()));
+  ASSERT_TRUE(destination->set_protocol_features(*destination->get_protocol_features()));
+  const auto state = source->save_device_state();
+  ASSERT_TRUE(state) << state.error().what;
+  const auto loaded = destination->load_device_state(*state);
+  ASSERT_TRUE(loaded) << loaded.error().what;
+  EXPECT_TRUE(to.look([&] { return to.device.state == from.device.state; }));
+  to.device.state.resize(3);
+  EXPECT_FALSE(destination->load_device_state(*state)) << "the device does not want it";
 }
 
 TEST_F(Ends, WaitingEndsByDeadlineOrByWord) {

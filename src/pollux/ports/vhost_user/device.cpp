@@ -2,12 +2,12 @@
 #include "pollux/ports/vhost_user/device.hpp"
 
 #include <fmt/format.h>
-#include <sys/eventfd.h>
 
 #include <algorithm>
 #include <chrono>
 #include <utility>
 
+#include "pollux/base/peer_fd.hpp"
 #include "pollux/packet/tx_offloads.hpp"
 #include "pollux/spec/virtio_net.hpp"
 #include "pollux/vhost/backend_session.hpp"
@@ -16,6 +16,11 @@ namespace pollux::vhost_user {
 namespace {
 
 constexpr auto kQuiescenceDeadline = std::chrono::seconds(2);
+
+// What the session could do for other devices; docs/vhost-user.md says why not for this one.
+constexpr uint64_t kNotOffered = spec::VHOST_USER_PROTOCOL_F_CONFIG |
+                                 spec::VHOST_USER_PROTOCOL_F_INBAND_NOTIFICATIONS |
+                                 spec::VHOST_USER_PROTOCOL_F_SHMEM;
 
 /// What a peer takes undone, from the features that it negotiated.
 uint32_t tx_offloads(uint64_t features) {
@@ -56,8 +61,8 @@ std::vector<TxQueue> NetDevice::tx_queues() {
 vhost::DeviceOffer NetDevice::offer() const {
   vhost::DeviceOffer offer;
   offer.features = config_.features;
-  offer.protocol_features =
-      vhost::BackendSession::kProtocolFeatures & ~(spec::VHOST_USER_PROTOCOL_F_CONFIG);
+  offer.protocol_features = vhost::BackendSession::kProtocolFeatures & ~kNotOffered;
+  if (config_.in_band) offer.protocol_features |= spec::VHOST_USER_PROTOCOL_F_INBAND_NOTIFICATIONS;
   offer.vrings = static_cast<uint16_t>(2 * config_.queue_pairs);
   offer.queue_num = config_.queue_pairs;
   return offer;
@@ -199,7 +204,7 @@ void NetDevice::report(Ring<Live>& ring, const std::string& name) {
   if (error == ring::RingError::none) return;
   ring.reported = true;
   log_.warn(fmt::format("{} is stopped: {}", name, ring::describe(error)));
-  if (ring.controls->err) (void)eventfd_write(ring.controls->err->get(), 1);
+  if (ring.controls->err) signal_event(ring.controls->err->get());
 }
 
 void NetDevice::describe(PortInfo& info) const {

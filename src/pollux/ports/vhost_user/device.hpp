@@ -5,6 +5,7 @@
 #include <atomic>
 #include <cstdint>
 #include <memory>
+#include <span>
 #include <string>
 #include <vector>
 
@@ -26,6 +27,7 @@ class NetDevice final : public vhost::BackendDevice {
     unsigned senders = 1;  ///< threads that may send at once; each gets a handle of its own
     uint32_t queue_size = spec::kMaxSplitQueueSize;  ///< largest ring accepted
     uint64_t features = 0;                           ///< offered
+    bool in_band = false;                            ///< offer INBAND_NOTIFICATIONS
   };
 
   /// `quiescence` outlives the device.
@@ -50,6 +52,8 @@ class NetDevice final : public vhost::BackendDevice {
   void features_changed(uint64_t features) override;
   void send_rarp(const std::array<uint8_t, 6>& mac) override;
   [[nodiscard]] Status set_mtu(uint64_t mtu) override;
+  [[nodiscard]] Result<std::vector<std::byte>> save_state() override;
+  [[nodiscard]] Status load_state(std::span<const std::byte> state) override;
 
  private:
   static bool is_rx(uint16_t index) { return index % 2 == 1; }

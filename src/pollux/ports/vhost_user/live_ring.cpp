@@ -1,10 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "pollux/ports/vhost_user/live_ring.hpp"
 
-#include <sys/eventfd.h>
-
 #include <utility>
 
+#include "pollux/base/peer_fd.hpp"
 #include "pollux/ring/packed_device_ring.hpp"
 #include "pollux/ring/split_device_ring.hpp"
 #include "pollux/virtio/net_device_rx.hpp"
@@ -123,7 +122,7 @@ auto make(const Layout& layout, const vhost::RingStart& start) {
 
 void LiveRing::notify() const noexcept {
   const vhost::RingControls* now = controls.load();
-  if (now->call) (void)eventfd_write(now->call->get(), 1);
+  if (now->call) signal_event(now->call->get());
 }
 
 std::unique_ptr<LiveRx> make_live_rx(const vhost::RingStart& start) {

@@ -31,6 +31,7 @@ constexpr std::array kKeys{
     PortKey{"event-idx", "offer event indices (on)"},
     PortKey{"csum", "offer checksum offload (on)"},
     PortKey{"tso", "offer TCP segmentation offload (on)"},
+    PortKey{"in-band", "offer notifications as messages, for simulations (off)"},
 };
 
 struct Config {
@@ -73,6 +74,7 @@ Result<Config> read_config(const PortSpec& spec) {
   config.mode = read.get_bool("server", true) ? vhost::BackendEndpoint::Mode::kServer
                                               : vhost::BackendEndpoint::Mode::kClient;
   config.device.features = offered_features(read, config.device.queue_pairs);
+  config.device.in_band = read.get_bool("in-band", false);
   if (auto ok = read.finish(); !ok) return forward(ok);
   return config;
 }

@@ -23,6 +23,7 @@
 #include "pollux/ports/virtio_user/session.hpp"
 #include "pollux/spec/vhost_user.hpp"
 #include "pollux/spec/virtio_net.hpp"
+#include "pollux/vhost/path_watch.hpp"
 #include "pollux/vhost/request_table.hpp"
 #include "pollux/vhost/unix_socket.hpp"
 #include "pollux/virtio/feature_names.hpp"
@@ -35,7 +36,7 @@ using virtio_user::RxSlot;
 using virtio_user::Session;
 using virtio_user::TxSlot;
 
-constexpr auto kFirstRetry = milliseconds(5);
+constexpr auto kFirstRetry = milliseconds(1);
 constexpr auto kLastRetry = milliseconds(200);
 constexpr auto kWatchPeriod = milliseconds(100);
 constexpr auto kReplyTimeout = std::chrono::seconds(5);
@@ -213,6 +214,7 @@ class VirtioUserPort final : public Port {
   // The port's thread's own.
   std::unique_ptr<Session> session_;  // while there is a back end, and until the next one
   milliseconds retry_ = kFirstRetry;
+  std::optional<vhost::PathWatch> path_watch_;  // a client's, while nobody listens
   std::string last_problem_;
 };
 
@@ -279,8 +281,12 @@ Status VirtioUserPort::set_up(vhost::Frontend frontend) {
 
 Result<vhost::Frontend> VirtioUserPort::meet() {
   const vhost::FrontendOptions options{&context_.clock, kReplyTimeout, stop_fd_.get()};
-  return listener_ ? vhost::Frontend::accept(*listener_, options)
-                   : vhost::Frontend::connect(config_.path, options);
+  if (listener_) return vhost::Frontend::accept(*listener_, options);
+  if (!path_watch_) path_watch_.emplace(config_.path);
+  path_watch_->renew();  // before the attempt: what is made right after it is told
+  auto frontend = vhost::Frontend::connect(config_.path, options);
+  if (frontend) path_watch_.reset();
+  return frontend;
 }
 
 void VirtioUserPort::publish(Session& session) {
@@ -391,11 +397,14 @@ void VirtioUserPort::note_problem(const Error& error) {
   set_state(State(text));
 }
 
-/// Sleeps, unless told to stop; the next time twice as long, up to kLastRetry.
+/// Sleeps until told to stop or somebody makes the socket; the next time twice as long, up to
+/// kLastRetry.
 void VirtioUserPort::pause(milliseconds delay) {
-  pollfd fd{stop_fd_.get(), POLLIN, 0};
-  if (!stopping()) (void)::poll(&fd, 1, static_cast<int>(delay.count()));
-  retry_ = std::min(kLastRetry, 2 * delay);
+  const int made = path_watch_ ? path_watch_->fd() : -1;
+  pollfd fds[2] = {{stop_fd_.get(), POLLIN, 0}, {made, POLLIN, 0}};
+  if (!stopping()) (void)::poll(fds, 2, static_cast<int>(delay.count()));
+  const bool look = fds[1].revents != 0 && path_watch_->take();
+  retry_ = look ? kFirstRetry : std::min(kLastRetry, 2 * delay);
 }
 
 PortInfo VirtioUserPort::info() const {

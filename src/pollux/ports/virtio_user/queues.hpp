@@ -1,14 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
-#include <sys/eventfd.h>
-
 #include <atomic>
 #include <cstdint>
 #include <optional>
 #include <utility>
 
 #include "pollux/base/fd.hpp"
+#include "pollux/base/peer_fd.hpp"
 #include "pollux/base/spin_lock.hpp"
 #include "pollux/port/queue.hpp"
 #include "pollux/ring/ring_error.hpp"
@@ -40,7 +39,7 @@ struct LiveRing {
   }
 
   /// Wakes the device. A descriptor that can take no more is one that was not read yet.
-  void notify() const noexcept { (void)eventfd_write(kick.get(), 1); }
+  void notify() const noexcept { signal_event(kick.get()); }
 };
 
 /// A running receiveq of either format: one virtual call a burst. See virtio::NetDriverRx.
