@@ -92,6 +92,7 @@ class Guest:
                      "-device", device]
         if incoming:
             argv += ["-incoming", incoming]
+        argv += devices
         self.child = supervisor.start(argv, name=f"guest-{name}", cpus=cpus)
         self._monitor = None
         self._tokens = 0

@@ -104,38 +104,26 @@ class SplitDeviceRing {
   /// one gives several pieces.
   template <typename Visit>
   ChainStatus walk(uint16_t head, MemoryAccess want, Visit&& visit) noexcept {
-    const spec::virtq_desc* table = layout_.desc;
-    uint32_t entries = layout_.size;
-    uint32_t budget = std::min(entries, kMaxChain);  // 2.7.5.3.1: none is longer than the queue
-    uint32_t index = head;
-    bool in_indirect = false;
-    while (budget-- != 0) {
-      ++walked_;
-      const spec::virtq_desc desc = read(&table[index]);
-      if ((desc.flags & spec::VIRTQ_DESC_F_INDIRECT) != 0) {
-        // 2.7.5.3: no table within a table, none that goes on.
-        if (!indirect_ || in_indirect || (desc.flags & spec::VIRTQ_DESC_F_NEXT) != 0) {
-          return ChainStatus::kBadDescriptor;
-        }
-        const IndirectTable found = find_indirect_table(view_, desc.addr, desc.len);
-        if (found.status != ChainStatus::kOk) return found.status;
-        table = reinterpret_cast<const spec::virtq_desc*>(found.data);
-        entries = found.entries;
-        budget = std::min(entries, kMaxChain);  // drivers of tiny queues have longer tables
-        index = 0;
-        in_indirect = true;
-        continue;
-      }
+    return follow(head, [&](const spec::virtq_desc& desc) {
       if ((desc.flags & spec::VIRTQ_DESC_F_WRITE) != write_flag(want)) {
         return ChainStatus::kBadDescriptor;
       }
-      const ChainStatus status = visit_pieces(view_, desc.addr, desc.len, want, visit);
-      if (status != ChainStatus::kOk) return status;
-      if ((desc.flags & spec::VIRTQ_DESC_F_NEXT) == 0) return ChainStatus::kOk;
-      index = desc.next;
-      if (index >= entries) return ChainStatus::kBadDescriptor;
-    }
-    return ChainStatus::kBadDescriptor;  // a loop, or too long
+      return visit_pieces(view_, desc.addr, desc.len, want, visit);
+    });
+  }
+
+  /// The same for a chain with bytes to read and then room to write (2.7.4.2): `visit` is also
+  /// told which a piece is for.
+  template <typename Visit>
+  ChainStatus walk_both(uint16_t head, Visit&& visit) noexcept {
+    MemoryAccess now = MemoryAccess::kRead;
+    return follow(head, [&](const spec::virtq_desc& desc) {
+      const bool write = (desc.flags & spec::VIRTQ_DESC_F_WRITE) != 0;
+      if (!write && now == MemoryAccess::kWrite) return ChainStatus::kBadDescriptor;
+      if (write) now = MemoryAccess::kWrite;
+      auto piece = [&](std::byte* data, uint32_t len) { return visit(data, len, now); };
+      return visit_pieces(view_, desc.addr, desc.len, now, piece);
+    });
   }
 
   /// Descriptors that walks have read so far (wraps): what they cost.
@@ -220,6 +208,40 @@ class SplitDeviceRing {
   void fail(RingError error) noexcept { error_ = error; }
 
  private:
+  /// Calls `visit` for each descriptor of a chain, indirect ones included.
+  template <typename Visit>
+  ChainStatus follow(uint16_t head, Visit&& visit) noexcept {
+    const spec::virtq_desc* table = layout_.desc;
+    uint32_t entries = layout_.size;
+    uint32_t budget = std::min(entries, kMaxChain);  // 2.7.5.3.1: none is longer than the queue
+    uint32_t index = head;
+    bool in_indirect = false;
+    while (budget-- != 0) {
+      ++walked_;
+      const spec::virtq_desc desc = read(&table[index]);
+      if ((desc.flags & spec::VIRTQ_DESC_F_INDIRECT) != 0) {
+        // 2.7.5.3: no table within a table, none that goes on.
+        if (!indirect_ || in_indirect || (desc.flags & spec::VIRTQ_DESC_F_NEXT) != 0) {
+          return ChainStatus::kBadDescriptor;
+        }
+        const IndirectTable found = find_indirect_table(view_, desc.addr, desc.len);
+        if (found.status != ChainStatus::kOk) return found.status;
+        table = reinterpret_cast<const spec::virtq_desc*>(found.data);
+        entries = found.entries;
+        budget = std::min(entries, kMaxChain);  // drivers of tiny queues have longer tables
+        index = 0;
+        in_indirect = true;
+        continue;
+      }
+      const ChainStatus status = visit(desc);
+      if (status != ChainStatus::kOk) return status;
+      if ((desc.flags & spec::VIRTQ_DESC_F_NEXT) == 0) return ChainStatus::kOk;
+      index = desc.next;
+      if (index >= entries) return ChainStatus::kBadDescriptor;
+    }
+    return ChainStatus::kBadDescriptor;  // a loop, or too long
+  }
+
   spec::virtq_desc read(const spec::virtq_desc* from) noexcept {
     return access_.template snapshot<spec::virtq_desc>(from);
   }
