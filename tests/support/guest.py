@@ -54,7 +54,7 @@ class Guest:
     def __init__(self, supervisor: Supervisor, name: str, nics: Sequence[Nic], *,
                  megabytes: int = 384, vcpus: int = 1, slots: int = 0, max_megabytes: int = 0,
                  cpus: Sequence[int] | None = None, alone: bool = False,
-                 incoming: str = "") -> None:
+                 incoming: str = "", devices: Sequence[str] = ()) -> None:
         """`slots` and `max_megabytes` leave room for memory that is plugged in later. `alone`: with
         busybox and without the host's files, so that it can be migrated. `incoming`: QEMU waits
         there for a guest to be migrated to it."""

@@ -120,11 +120,10 @@ class OvsSwitch(Switch):
     DAEMON = "/usr/lib/openvswitch-switch-dpdk/ovs-vswitchd-dpdk"
 
     def __init__(self, supervisor: Supervisor, ports: Sequence[Port | str], *,
-                 frame_size: int = 1518, cpu: int | None = None, huge: bool = True) -> None:
-        """With `huge` the caller has reserved hugepages (512 MiB are taken)."""
+                 frame_size: int = 1518, cpu: int | None = None) -> None:
+        """The caller has reserved hugepages: 512 MiB are taken, OVS does not do without."""
         super().__init__(supervisor, ports)
         self.cpu = cpu_pair()[0] if cpu is None else cpu
-        self.huge = huge
         self.bridge = supervisor.unique("ob")[-15:]
         d = supervisor.dir / supervisor.unique("o")
         d.mkdir()
@@ -139,13 +138,11 @@ class OvsSwitch(Switch):
              f"--unixctl={d}/ovsdb.ctl"], env=self.env, name="ovsdb-server")
         wait_until((d / "db.sock").exists, 10, "ovsdb-server makes its socket")
         mask = hex(1 << self.cpu)
-        memory = (["other_config:dpdk-socket-mem=512"] if huge else [])
-        extra = ("--in-memory --single-file-segments" if huge else "--no-huge --no-shconf -m 256")
         self._vsctl("init")
-        self._vsctl("set", "Open_vSwitch", ".", "other_config:dpdk-init=true", *memory,
-                    f"other_config:pmd-cpu-mask={mask}", f"other_config:dpdk-lcore-mask={mask}",
-                    f"other_config:dpdk-extra=--no-pci {extra} "
-                    f"--file-prefix={supervisor.unique('o')}")
+        self._vsctl("set", "Open_vSwitch", ".", "other_config:dpdk-init=true",
+                    "other_config:dpdk-socket-mem=512", f"other_config:pmd-cpu-mask={mask}",
+                    f"other_config:dpdk-lcore-mask={mask}", "other_config:dpdk-extra=--no-pci "
+                    f"--in-memory --single-file-segments --file-prefix={supervisor.unique('o')}")
         self._vsctl("add-br", self.bridge, "--", "set", "bridge", self.bridge,
                     "datapath_type=netdev")
         for port in self.ports:
