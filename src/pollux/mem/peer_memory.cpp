@@ -10,6 +10,7 @@
 #include <algorithm>
 #include <limits>
 
+#include "pollux/mem/iotlb_reader.hpp"
 #include "pollux/mem/sigbus_guard.hpp"
 
 namespace pollux {
@@ -125,6 +126,15 @@ Translation PeerMemory::translate_user(UserAddr addr, uint64_t len) const noexce
   return {};
 }
 
+std::optional<GuestAddr> PeerMemory::guest_address(const std::byte* host) const noexcept {
+  for (const PeerRegion& region : regions_) {
+    const auto offset =
+        reinterpret_cast<uintptr_t>(host) - reinterpret_cast<uintptr_t>(region.host);
+    if (offset < region.size) return GuestAddr{region.guest.value + offset};
+  }
+  return std::nullopt;
+}
+
 bool PeerMemory::faulted() const {
   return std::any_of(regions_.begin(), regions_.end(), [](const PeerRegion& region) {
     return region.mapping && region.mapping->faulted();
@@ -132,12 +142,30 @@ bool PeerMemory::faulted() const {
 }
 
 Translation PeerView::translate_slowly(uint64_t addr, uint64_t len, MemoryAccess access) noexcept {
+  if (iotlb_ != nullptr) return translate_iova(addr, len, access);
   if (const PeerRegion* region = memory_->find(GuestAddr{addr}); region != nullptr) {
-    start_ = region->guest.value;
-    size_ = region->size;
-    host_ = region->host;
+    windows_[access == MemoryAccess::kWrite ? 1 : 0] = {region->guest.value, region->size,
+                                                        region->host};
   }
   return memory_->translate(GuestAddr{addr}, len, access);
+}
+
+Translation PeerView::translate_iova(uint64_t addr, uint64_t len, MemoryAccess access) noexcept {
+  const IotlbTable& table = iotlb_->table();
+  const Translation found = table.translate(addr, len, access);
+  if (found.status == TranslationStatus::kMiss) iotlb_->report(addr, access);
+  if (found.status != TranslationStatus::kOk) return found;
+  const IotlbRun& run = *table.find(addr);
+  // The size of all 64 bits would be 0: no window, no harm.
+  windows_[access == MemoryAccess::kWrite ? 1 : 0] = {run.first, run.last - run.first + 1,
+                                                      run.host};
+  return found;
+}
+
+bool PeerView::refresh_mappings() noexcept {
+  if (!iotlb_->refresh()) return false;
+  windows_ = {};
+  return true;
 }
 
 }  // namespace pollux

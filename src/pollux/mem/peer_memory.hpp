@@ -1,10 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
+#include <array>
 #include <atomic>
 #include <cstddef>
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <span>
 #include <vector>
 
@@ -53,7 +55,8 @@ struct PeerRegion {
   std::shared_ptr<PeerMapping> mapping;  // may be null in tests that lend their own memory
 };
 
-enum class MemoryAccess : uint8_t { kRead = 1, kWrite = 2 };
+/// kBoth is for parts of a ring; a descriptor is for one or the other.
+enum class MemoryAccess : uint8_t { kRead = 1, kWrite = 2, kBoth = 3 };
 
 enum class TranslationStatus : uint8_t {
   kOk,     ///< `data` and `size` are good
@@ -86,6 +89,9 @@ class PeerMemory {
   /// them; kOk only when one region holds the whole range.
   [[nodiscard]] Translation translate_user(UserAddr addr, uint64_t len) const noexcept;
 
+  /// The guest address of a byte that was translated, or nullopt if it is not the peer's.
+  [[nodiscard]] std::optional<GuestAddr> guest_address(const std::byte* host) const noexcept;
+
   /// The region that holds `addr`, or null.
   [[nodiscard]] const PeerRegion* find(GuestAddr addr) const noexcept;
   [[nodiscard]] std::span<const PeerRegion> regions() const { return regions_; }
@@ -98,18 +104,32 @@ class PeerMemory {
   std::vector<PeerRegion> regions_;  // sorted by guest address
 };
 
+class IotlbReader;
 class WriteLog;
 
-/// One user's window on a PeerMemory, with the region that it hit last: what a queue uses on the
-/// fast path. Not thread-safe, but for set_log; lives no longer than the PeerMemory.
+/// One user's window on a peer's memory, with the places that it hit last: what a queue uses on the
+/// fast path. Not thread-safe, but for set_log; lives no longer than what it looks at.
 class PeerView {
  public:
+  /// Addresses are the guest's own.
   explicit PeerView(const PeerMemory& memory) : memory_(&memory) {}
 
+  /// Addresses are behind an IOMMU. Who uses the view calls `refresh` at the beginning of a turn.
+  explicit PeerView(IotlbReader& iotlb) : iotlb_(&iotlb) {}
+
+  [[nodiscard]] bool behind_iommu() const noexcept { return iotlb_ != nullptr; }
+
+  /// Looks whether the IOMMU's mappings have changed; true if so. Nothing changes between two
+  /// calls, so that what is translated in a turn stays good to its end.
+  bool refresh() noexcept { return iotlb_ != nullptr && refresh_mappings(); }
+
+  /// See PeerMemory::translate. A miss is reported to control; the same address may be known in a
+  /// later turn.
   [[nodiscard]] Translation translate(uint64_t addr, uint64_t len, MemoryAccess access) noexcept {
-    const uint64_t offset = addr - start_;
-    if (offset < size_ && len <= size_ - offset) [[likely]] {
-      return {host_ + offset, len, TranslationStatus::kOk};
+    const Window& window = windows_[access == MemoryAccess::kWrite ? 1 : 0];
+    const uint64_t offset = addr - window.start;
+    if (offset < window.size && len <= window.size - offset) [[likely]] {
+      return {window.host + offset, len, TranslationStatus::kOk};
     }
     return translate_slowly(addr, len, access);
   }
@@ -133,17 +153,25 @@ class PeerView {
   void set_log(const WriteLog* log) noexcept { __atomic_store_n(&log_, log, __ATOMIC_RELEASE); }
 
  private:
+  /// What was hit last, and may be accessed in one way.
+  struct Window {
+    uint64_t start = 0;
+    uint64_t size = 0;
+    std::byte* host = nullptr;
+  };
+
   [[nodiscard]] const WriteLog* now_logged() const noexcept {
     return __atomic_load_n(&log_, __ATOMIC_ACQUIRE);
   }
   static void note_buffer(const WriteLog& log, const void* host, size_t size) noexcept;
   static void note_ring(const WriteLog& log, const void* host, size_t size) noexcept;
   Translation translate_slowly(uint64_t addr, uint64_t len, MemoryAccess access) noexcept;
+  Translation translate_iova(uint64_t addr, uint64_t len, MemoryAccess access) noexcept;
+  bool refresh_mappings() noexcept;
 
-  const PeerMemory* memory_;
-  uint64_t start_ = 0;  // guest address, length and place of the region hit last
-  uint64_t size_ = 0;
-  std::byte* host_ = nullptr;
+  const PeerMemory* memory_ = nullptr;
+  IotlbReader* iotlb_ = nullptr;
+  std::array<Window, 2> windows_;  // for reading, for writing
   const WriteLog* log_ = nullptr;  // written by control, read by a worker
 };
 
