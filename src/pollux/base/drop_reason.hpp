@@ -16,6 +16,9 @@ namespace pollux {
   X(receiver_down, "the receiving port has no peer, or its queue is not started and enabled")     \
   X(receiver_too_small, "the packet is larger than the buffers that the receiver posted")         \
   X(receiver_bad_buffer, "a buffer posted by the receiver lies outside its memory")               \
+  X(receiver_unmapped,                                                                            \
+    "the receiver's IOMMU has not said yet where its buffer lies: frequent remapping in the "     \
+    "guest")                                                                                      \
   X(receiver_no_offload, "the packet needs an offload that can not be done for this receiver")    \
   X(receiver_error, "the receiving device or file refused the write")                             \
   X(queue_disabled, "sent on a queue that the peer started but did not enable")                   \

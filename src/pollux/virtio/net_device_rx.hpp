@@ -37,6 +37,7 @@ class NetDeviceRx {
     const size_t count =
         std::min<size_t>(ring_.available(kMaxPoll), std::min(burst.room(), kMaxPoll));
     if (count == 0) return;
+    ring_.view().refresh();
     Staged staged;
     const size_t taken = burst.cache().allocate(staged.packets.data(), count);
     const size_t heads = read_heads(staged, taken);
@@ -96,9 +97,21 @@ class NetDeviceRx {
       }
       at.size = 0;
       staged.shape[i] = measure(staged.heads[i]);
-      if (staged.shape[i].status == ring::ChainStatus::kMiss) return i;
+      if (staged.shape[i].status == ring::ChainStatus::kMiss) {
+        ask_for_the_rest(staged, i + 1, count);
+        return i;
+      }
     }
     return count;
+  }
+
+  /// Behind an IOMMU: looks at the chains behind one that has to wait, so that all that is missing
+  /// is asked for at once.
+  void ask_for_the_rest(const Staged& staged, size_t from, size_t count) noexcept {
+    for (size_t i = from; i < count; ++i) {
+      Translation at;
+      if (!ring_.single(staged.heads[i], MemoryAccess::kRead, at)) (void)measure(staged.heads[i]);
+    }
   }
 
   /// Stage 3: the frame into its packet and the packet into the burst, or dropped. Returns its

@@ -42,6 +42,8 @@ class NetDeviceTx {
     size_t sent = 0;
     uint64_t bytes = 0;
     const size_t count = burst.size();
+    ring_.view().refresh();
+    missed_ = false;
     prepare(posted, count);
     while (done < count) {
       const Packet& packet = burst[done];
@@ -59,7 +61,24 @@ class NetDeviceTx {
     burst.release_front(done);
     counters.packets.add(sent);
     counters.bytes.add(bytes);
+    if (ring_.view().behind_iommu()) look_ahead();
   }
+
+  /// Behind an IOMMU: looks at the buffers that the next packets will want, so that they are known
+  /// in time. `send` does it; whoever changes the mappings does it for a ring at rest.
+  void look_ahead() noexcept {
+    ring_.view().refresh();
+    const size_t known = std::min<size_t>(ring_.available(kMaxPosted), kMaxPosted);
+    for (size_t i = 0; i < known; ++i) {
+      Buffer buffer{};
+      if (!ring_.head(static_cast<uint32_t>(i), buffer.head)) return;
+      look_at(buffer);
+      if (buffer.size == 0) (void)measure(buffer.head);
+    }
+  }
+
+  /// True when the last `send` left packets because the next buffer's address is not known yet.
+  [[nodiscard]] bool missed() const noexcept { return missed_; }
 
   /// Where the next used entry goes; a position for publish().
   [[nodiscard]] uint16_t filled() const noexcept { return ring_.filled(); }
@@ -174,6 +193,11 @@ class NetDeviceTx {
     return hdr;
   }
 
+  Outcome wait_for_address() noexcept {
+    missed_ = true;
+    return {Outcome::kNoRoom};
+  }
+
   /// Takes the next `count` posted buffers; `written` bytes went into the only one.
   void finish(Posted& posted, size_t count, uint32_t written) noexcept {
     ring_.put_used(posted.buffers[posted.next].head, written);
@@ -259,7 +283,7 @@ class NetDeviceTx {
     Reader reader(packet, hdr, hdr_size_);
     const uint16_t head = posted.buffers[posted.next].head;
     const Filled filled = fill(head, reader);
-    if (filled.status == ring::ChainStatus::kMiss) return {Outcome::kNoRoom};
+    if (filled.status == ring::ChainStatus::kMiss) return wait_for_address();
     if (filled.status != ring::ChainStatus::kOk) {
       finish(posted, 1, 0);
       return {Outcome::kDropped, DropReason::receiver_bad_buffer};
@@ -287,7 +311,7 @@ class NetDeviceTx {
       }
       const Buffer& chain = chains[count];
       const Capacity room = chain.size != 0 ? Capacity{chain.size} : measure(chain.head);
-      if (room.status == ring::ChainStatus::kMiss) return {Outcome::kNoRoom};
+      if (room.status == ring::ChainStatus::kMiss) return wait_for_address();
       ++count;
       if (room.status != ring::ChainStatus::kOk || ring_.walked() - walked_before > kMaxWalked) {
         discard(posted, chains.data(), count);
@@ -353,6 +377,7 @@ class NetDeviceTx {
   uint32_t hdr_size_;
   bool mergeable_;
   bool guest_csum_;
+  bool missed_ = false;
 };
 
 }  // namespace pollux::virtio
