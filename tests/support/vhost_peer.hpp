@@ -210,6 +210,11 @@ class RecordingDevice : public vhost::BackendDevice {
     touch(running[index]);
     return {};
   }
+  [[nodiscard]] Status mappings_changed() override {
+    calls.emplace_back("mappings changed");
+    if (!stop_failure.empty()) return fail(ErrorCode::kTimeout, stop_failure);
+    return {};
+  }
   void features_changed(uint64_t features) override {
     EXPECT_TRUE(running.empty());
     negotiated = features;

@@ -29,8 +29,9 @@ class BackendChannel {
   static constexpr size_t kMaxUnanswered = 64;
   /// What one tick stands for.
   static constexpr Nanos kTick = std::chrono::milliseconds(100);
-  /// Ticks that the front end may take to read or answer a request: 5 s.
-  static constexpr uint32_t kPatience = 50;
+  /// Ticks that the front end may take to read or answer a request: 30 s. A guest's monitor may be
+  /// busy with other things for a while, and nothing here waits for it.
+  static constexpr uint32_t kPatience = 300;
 
   /// Checks that `socket` is a connected Unix stream socket, and makes it non-blocking.
   /// kProtocol when it is something else.

@@ -42,9 +42,8 @@ void BackendConnection::on_ready(uint32_t /*events*/) {
   Status ok = writer_.flush(socket_.get());
   if (ok && !writer_.pending()) ok = drain();
   if (ok) ok = watch();
-  if (ok) ok = watch_channel();
+  if (ok) ok = follow_session();
   if (ok) ok = watch_transfer();
-  if (ok) ok = watch_inband();
   if (!ok) close(ok.error());  // last: whoever is told may destroy this
 }
 
@@ -85,50 +84,69 @@ Status BackendConnection::watch_channel() {
     channel_socket_ = socket;
     channel_events_ = events;
     if (socket) {
-      auto watch = loop_.watch_fd(socket->get(), events, [this](uint32_t) { on_channel_ready(); });
+      auto watch = loop_.watch_fd(socket->get(), events,
+                                  [this](uint32_t) { go_on(session_.channel_ready()); });
       if (!watch) return forward(watch);
       channel_watch_ = std::move(*watch);
     }
   }
-  const bool busy = channel != nullptr && channel->busy();
-  if (!busy) ticker_.reset();
-  if (busy && !ticker_.active()) {
-    auto ticker = loop_.every(BackendChannel::kTick, [this] { on_tick(); });
+  return {};
+}
+
+/// The bell comes and goes with the features.
+Status BackendConnection::watch_misses() {
+  if (session_.miss_bell() == miss_bell_) return {};
+  miss_watch_.reset();
+  miss_bell_ = session_.miss_bell();
+  if (!miss_bell_) return {};
+  auto watch = loop_.watch_fd(miss_bell_->fd(), EPOLLIN,
+                              [this](uint32_t) { go_on(session_.serve_misses()); });
+  if (!watch) return forward(watch);
+  miss_watch_ = std::move(*watch);
+  return {};
+}
+
+/// Watches whatever the session wants watched now.
+Status BackendConnection::follow_session() {
+  if (auto ok = watch_channel(); !ok) return ok;
+  if (auto ok = watch_misses(); !ok) return ok;
+  if (auto ok = watch_inband(); !ok) return ok;
+  const bool ticks = session_.wants_ticks();
+  if (!ticks) ticker_.reset();
+  if (ticks && !ticker_.active()) {
+    auto ticker = loop_.every(BackendChannel::kTick, [this] { go_on(session_.tick()); });
     if (!ticker) return forward(ticker);
     ticker_ = std::move(*ticker);
   }
   return {};
 }
 
-void BackendConnection::on_channel_ready() {
-  session_.channel_ready();
-  if (auto ok = watch_channel(); !ok) close(ok.error());
-}
-
-void BackendConnection::on_tick() {
-  session_.channel_tick();
-  if (auto ok = watch_channel(); !ok) close(ok.error());
+/// After whatever the session did by itself.
+void BackendConnection::go_on(const Status& session) {
+  Status ok = session;
+  if (ok) ok = follow_session();
+  if (!ok) close(ok.error());
 }
 
 Status BackendConnection::request(Message message, BackendChannel::Answered answered) {
   auto sent = session_.request(std::move(message), std::move(answered));
-  if (auto ok = watch_channel(); !ok) return ok;
+  if (auto ok = follow_session(); !ok) return ok;
   return sent;
 }
 
 Status BackendConnection::config_changed() {
   auto sent = session_.config_changed();
-  if (auto ok = watch_channel(); !ok) return ok;
+  if (auto ok = follow_session(); !ok) return ok;
   return sent;
 }
 
-/// The session adds events as rings start; a ring that starts does so within handle().
+/// The session adds events as rings start.
 Status BackendConnection::watch_inband() {
   while (inband_watches_.size() < session_.inband_events()) {
     const size_t place = inband_watches_.size();
     auto watch = loop_.watch_fd(session_.inband_event(place), EPOLLIN, [this, place](uint32_t) {
       session_.inband_ready(place);
-      if (auto ok = watch_channel(); !ok) close(ok.error());
+      go_on({});
     });
     if (!watch) return forward(watch);
     inband_watches_.push_back(std::move(*watch));
@@ -154,6 +172,8 @@ Status BackendConnection::watch_transfer() {
 void BackendConnection::close(const Error& error) {
   channel_watch_.reset();
   channel_socket_.reset();
+  miss_watch_.reset();
+  miss_bell_.reset();
   ticker_.reset();
   transfer_watch_.reset();
   inband_watches_.clear();

@@ -57,10 +57,11 @@ class BackendConnection {
   [[nodiscard]] Status drain();
   [[nodiscard]] Status watch();
   [[nodiscard]] Status watch_channel();
-  void on_channel_ready();
-  void on_tick();
+  [[nodiscard]] Status watch_misses();
   [[nodiscard]] Status watch_transfer();
   [[nodiscard]] Status watch_inband();
+  [[nodiscard]] Status follow_session();
+  void go_on(const Status& session);
 
   EventLoop& loop_;
   UniqueFd socket_;
@@ -73,8 +74,10 @@ class BackendConnection {
   uint32_t watched_ = 0;
   SharedFd channel_socket_;  // what is watched of the channel, and for what
   uint32_t channel_events_ = 0;
+  std::shared_ptr<MissBell> miss_bell_;
   // Last: no event reaches a half-dismantled connection.
   EventLoop::Watch channel_watch_;
+  EventLoop::Watch miss_watch_;
   EventLoop::Watch ticker_;
   EventLoop::Watch transfer_watch_;
   std::vector<EventLoop::Watch> inband_watches_;

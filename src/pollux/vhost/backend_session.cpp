@@ -2,7 +2,8 @@
 // The session's frame: which handler takes a request, what becomes of a refusal, negotiation.
 // Memory is in session_memory.cpp, rings are in session_rings.cpp, the log of dirty pages is in
 // session_log.cpp, the rest of the device is in session_device.cpp, the way back to the front end
-// in session_channel.cpp, notifications that go it in session_inband.cpp.
+// in session_channel.cpp, notifications that go it in session_inband.cpp, a virtual IOMMU in
+// session_iotlb.cpp.
 #include "pollux/vhost/backend_session.hpp"
 
 #include <fmt/format.h>
@@ -35,6 +36,10 @@ void BackendSession::end() noexcept {
   }
   if (std::exchange(state_.features_known, false)) device_.features_changed(0);
   channel_.reset();
+  iotlb_.reset();
+  bell_.reset();
+  iommu_rings_.clear();
+  misses_.clear();
   const SessionState last = std::exchange(state_, SessionState());
   state_.messages = last.messages;
   state_.last_problem = last.last_problem;
@@ -78,6 +83,7 @@ BackendSession::Handler BackendSession::find_handler(uint32_t request) {
       Row{spec::VHOST_USER_SEND_RARP, &S::send_rarp},
       Row{spec::VHOST_USER_NET_SET_MTU, &S::net_set_mtu},
       Row{spec::VHOST_USER_SET_BACKEND_REQ_FD, &S::set_backend_req_fd},
+      Row{spec::VHOST_USER_IOTLB_MSG, &S::iotlb_msg},
       Row{spec::VHOST_USER_GET_CONFIG, &S::get_config},
       Row{spec::VHOST_USER_SET_CONFIG, &S::set_config},
       Row{spec::VHOST_USER_RESET_DEVICE, &S::reset_device},
@@ -199,6 +205,7 @@ Status BackendSession::change_features(uint64_t features) {
   state_.features_known = true;
   state_.features = features;
   if (packed() != was_packed) forget_bases();
+  if (auto ok = set_up_iotlb(); !ok) return ok;
   device_.features_changed(virtio_features());
   try_start_all();
   return {};

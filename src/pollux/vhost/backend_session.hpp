@@ -1,17 +1,22 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
 #include <memory>
 #include <optional>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "pollux/base/log.hpp"
 #include "pollux/base/result.hpp"
+#include "pollux/mem/iotlb.hpp"
+#include "pollux/mem/iotlb_reader.hpp"
 #include "pollux/vhost/backend_channel.hpp"
 #include "pollux/vhost/device.hpp"
 #include "pollux/vhost/message.hpp"
+#include "pollux/vhost/miss_ledger.hpp"
 #include "pollux/vhost/request_table.hpp"
 #include "pollux/vhost/session_state.hpp"
 #include "pollux/vhost/state_transfer.hpp"
@@ -51,7 +56,7 @@ class BackendSession {
   [[nodiscard]] Result<std::optional<Message>> handle(Message message);
 
   /// Sends a request of the back end's own to the front end, without waiting; `answered` is called
-  /// from `channel_ready` or `channel_tick`, and never if the session ends before. A request that
+  /// from `channel_ready` or `tick`, and never if the session ends before. A request that
   /// has no reply of its own may go without. kUnsupported when what it belongs to was not
   /// negotiated or the front end has given no channel; kResource when the front end is behind with
   /// reading or answering: the request was not sent, and may be tried again later.
@@ -64,8 +69,19 @@ class BackendSession {
   /// The channel to be watched and ticked (see BackendChannel), or null. It may come, change and go
   /// with each message and each of the next two calls.
   [[nodiscard]] const BackendChannel* channel() const { return channel_.get(); }
-  void channel_ready();
-  void channel_tick();
+  [[nodiscard]] Status channel_ready();
+
+  /// Behind an IOMMU: `fd` turns readable when workers miss translations, and serve_misses() asks
+  /// the front end for them. Null otherwise. It comes and goes with SET_FEATURES.
+  [[nodiscard]] const std::shared_ptr<MissBell>& miss_bell() const { return bell_; }
+  [[nodiscard]] Status serve_misses();
+
+  /// True while something has a deadline: tick() is to be called every BackendChannel::kTick. An
+  /// error of it, or of the calls above, is the end of the session.
+  [[nodiscard]] bool wants_ticks() const {
+    return (channel_ && channel_->busy()) || !misses_.empty();
+  }
+  [[nodiscard]] Status tick();
 
   /// The front end is gone: stops all rings, lets go of memory and descriptors. The destructor
   /// does the same.
@@ -90,12 +106,26 @@ class BackendSession {
   /// Tells the front end, if it wants to know, that pages were marked since the last call. Call it
   /// now and then: workers do not.
   void tell_of_dirty_pages() const noexcept;
+  /// What is known of the guest's IOMMU; null without one.
+  [[nodiscard]] std::shared_ptr<const Iotlb> iotlb() const { return iotlb_; }
 
  private:
   using Reply = std::optional<Message>;
   struct VringFd {
     uint16_t index;
     SharedFd fd;
+  };
+  /// A ring behind an IOMMU.
+  struct IommuRing {
+    std::shared_ptr<IotlbReader> reader;               // while the ring runs
+    std::vector<std::pair<uint64_t, uint64_t>> parts;  // first and last address of each
+    bool waits = false;                                // for the IOMMU, to start
+
+    [[nodiscard]] bool lies_in(uint64_t first, uint64_t last) const {
+      return std::any_of(parts.begin(), parts.end(), [&](const auto& part) {
+        return part.first <= last && first <= part.second;
+      });
+    }
   };
   using Handler = Result<Reply> (BackendSession::*)(Message&);
   /// One event that is told as a message. One message at a time is on its way: what happens until
@@ -140,6 +170,7 @@ class BackendSession {
   Result<Reply> get_config(Message& message);
   Result<Reply> set_backend_req_fd(Message& message);
   Result<Reply> set_config(Message& message);
+  Result<Reply> iotlb_msg(Message& message);
   Result<Reply> set_status(Message& message);
   Result<Reply> get_status(Message& message);
   Result<Reply> reset_device(Message& message);
@@ -156,7 +187,9 @@ class BackendSession {
   [[nodiscard]] Result<MemorySlot> check_slot(const spec::VhostUserMemoryRegion& region,
                                               UniqueFd fd) const;
   [[nodiscard]] Result<StateTransfer> begin_transfer(Message& message);
-  [[nodiscard]] Result<RingStart> prepare_start(uint16_t index) const;
+  // These ask the IOMMU for what they miss.
+  [[nodiscard]] Result<RingStart> prepare_start(uint16_t index);
+  [[nodiscard]] Result<RingLayout> find_ring(uint16_t index);
   [[nodiscard]] bool log_is_missing(const VringState& vring) const;
   [[nodiscard]] std::shared_ptr<const WriteLog> write_log(const VringState& vring,
                                                           const RingLayout& layout) const;
@@ -179,6 +212,22 @@ class BackendSession {
   void send_inband(size_t place);
   [[nodiscard]] SharedFd inband_for(uint32_t request, uint16_t index) const;
   [[nodiscard]] RingControls effective_controls(uint16_t index) const;
+  [[nodiscard]] Status whole() const;
+
+  // session_iotlb.cpp
+  [[nodiscard]] Status set_up_iotlb();
+  void rebase_iotlb();
+  void forget_mappings();
+  [[nodiscard]] Status change_mappings(const spec::vhost_iotlb_msg& wanted);
+  [[nodiscard]] Status show_mappings(uint64_t first, uint64_t last);
+  void settle_misses(uint64_t first, uint64_t last, uint8_t granted);
+  void refuse_access(const IotlbMiss& miss);
+  [[nodiscard]] Result<RingLayout> find_ring_behind_iommu(uint16_t index);
+  [[nodiscard]] Result<std::byte*> find_iova(const RingPart& part);
+  void ask_misses();
+  [[nodiscard]] bool ask(const IotlbMiss& miss);
+  void on_miss_answered(const IotlbMiss& miss, const Result<Message>& answer);
+  void tick_misses();
 
   [[nodiscard]] uint64_t virtio_features() const;
   [[nodiscard]] bool packed() const;
@@ -196,7 +245,14 @@ class BackendSession {
   std::vector<Inband> inband_;
   std::optional<StateTransfer> transfer_;
   std::optional<Status> loaded_;  // what came of transfer_, once it is over
-  bool broken_ = false;           // a ring could not be stopped: nothing can be promised any more
+  // Behind an IOMMU; null otherwise.
+  std::shared_ptr<Iotlb> iotlb_;
+  std::shared_ptr<MissBell> bell_;
+  std::vector<IommuRing> iommu_rings_;
+  MissLedger misses_;
+  size_t asked_ = 0;          // questions on their way
+  uint64_t iotlb_epoch_ = 0;  // answers to questions of an earlier one mean nothing
+  bool broken_ = false;       // a ring could not be stopped: nothing can be promised any more
 };
 
 }  // namespace pollux::vhost

@@ -11,6 +11,7 @@
 #include "pollux/base/fd.hpp"
 #include "pollux/base/result.hpp"
 #include "pollux/mem/dirty_log.hpp"
+#include "pollux/mem/iotlb_reader.hpp"
 #include "pollux/mem/peer_memory.hpp"
 #include "pollux/spec/vhost_user.hpp"
 #include "pollux/vhost/ring_layout.hpp"
@@ -65,6 +66,12 @@ struct RingStart {
   RingControls controls;
   /// What the ring's descriptors point into. Keeping it keeps the mappings.
   std::shared_ptr<const PeerMemory> memory;
+  /// Behind an IOMMU (VIRTIO_F_ACCESS_PLATFORM): what its descriptors mean. To be kept as long as
+  /// a view of it. Null otherwise.
+  std::shared_ptr<IotlbReader> iotlb;
+
+  /// What the ring translates descriptors with.
+  [[nodiscard]] PeerView view() const { return iotlb ? PeerView(*iotlb) : PeerView(*memory); }
 };
 
 /// The device behind a session: what a port (or any other vhost-user device) implements. All calls
@@ -83,6 +90,11 @@ class BackendDevice {
   /// would go on, in the form of RingStart::base. On failure (a worker did not come by in time) the
   /// session ends; the device keeps what the worker may still use.
   [[nodiscard]] virtual Result<uint32_t> stop_ring(uint16_t index) = 0;
+
+  /// Behind an IOMMU: mappings changed, and the rings' readers find the new ones at their next
+  /// refresh(). Returns well when no worker uses the ones before. On failure the session ends; the
+  /// device keeps what a worker may still use.
+  [[nodiscard]] virtual Status mappings_changed() { return {}; }
 
   /// New controls for a running ring; the workers have seen them when this returns.
   virtual void update_ring(uint16_t index, const RingControls& controls) = 0;

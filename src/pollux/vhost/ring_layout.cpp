@@ -16,6 +16,7 @@ struct Part {
   const char* name;
   size_t size;
   size_t align;
+  MemoryAccess access;
 };
 using Parts = std::array<Part, 3>;
 
@@ -23,16 +24,18 @@ using Parts = std::array<Part, 3>;
 /// end right before them.
 Parts parts_of_split(uint32_t size, bool event_idx) {
   const size_t unused = event_idx ? 0 : sizeof(uint16_t);
-  return {{{"descriptor table", spec::desc_bytes(size), spec::kDescAlign},
-           {"available ring", spec::avail_bytes(size) - unused, spec::kAvailAlign},
-           {"used ring", spec::used_bytes(size) - unused, spec::kUsedAlign}}};
+  return {
+      {{"descriptor table", spec::desc_bytes(size), spec::kDescAlign, MemoryAccess::kRead},
+       {"available ring", spec::avail_bytes(size) - unused, spec::kAvailAlign, MemoryAccess::kRead},
+       {"used ring", spec::used_bytes(size) - unused, spec::kUsedAlign, MemoryAccess::kBoth}}};
 }
 
 Parts parts_of_packed(uint32_t size) {
   constexpr size_t kEvent = sizeof(spec::pvirtq_event_suppress);
-  return {{{"descriptor ring", spec::packed_desc_bytes(size), spec::kPackedDescAlign},
-           {"driver event suppression", kEvent, spec::kPackedEventAlign},
-           {"device event suppression", kEvent, spec::kPackedEventAlign}}};
+  return {{{"descriptor ring", spec::packed_desc_bytes(size), spec::kPackedDescAlign,
+            MemoryAccess::kBoth},
+           {"driver event suppression", kEvent, spec::kPackedEventAlign, MemoryAccess::kRead},
+           {"device event suppression", kEvent, spec::kPackedEventAlign, MemoryAccess::kWrite}}};
 }
 
 bool aligned(uint64_t address, size_t to) { return address % to == 0; }
@@ -69,26 +72,27 @@ Status check_ring_base(bool packed, uint32_t base, uint32_t size) {
               fmt::format("{:#x} is not a position in a packed ring of {} entries", base, size));
 }
 
-Result<RingLayout> translate_ring(const PeerMemory& memory, const VringState& vring,
-                                  uint64_t features) {
+Result<RingLayout> translate_ring(const VringState& vring, uint64_t features,
+                                  const std::function<Result<std::byte*>(const RingPart&)>& find) {
   const bool packed = (features & spec::VIRTIO_F_RING_PACKED) != 0;
   const Parts parts = packed
                           ? parts_of_packed(vring.size)
                           : parts_of_split(vring.size, (features & spec::VIRTIO_F_EVENT_IDX) != 0);
   const std::array at{vring.desc, vring.avail, vring.used};
   std::array<std::byte*, 3> host{};
+  Status all;
   for (size_t i = 0; i < parts.size(); ++i) {
-    const Translation found = memory.translate_user(at[i], parts[i].size);
-    if (found.status != TranslationStatus::kOk) {
-      return fail(ErrorCode::kProtocol,
-                  fmt::format("its {} ({} bytes at {:#x}) is not inside one shared region",
-                              parts[i].name, parts[i].size, at[i].value));
+    auto found = find({parts[i].name, at[i].value, parts[i].size, parts[i].access});
+    if (!found) {
+      if (all) all = forward(found);
+      continue;
     }
-    if (!aligned(reinterpret_cast<uintptr_t>(found.data), parts[i].align)) {
-      return fail(ErrorCode::kProtocol, fmt::format("its {} is misaligned", parts[i].name));
+    if (all && !aligned(reinterpret_cast<uintptr_t>(*found), parts[i].align)) {
+      all = fail(ErrorCode::kProtocol, fmt::format("its {} is misaligned", parts[i].name));
     }
-    host[i] = found.data;
+    host[i] = *found;
   }
+  if (!all) return forward(all);
   if (packed) {
     return ring::PackedLayout{vring.size, reinterpret_cast<spec::pvirtq_desc*>(host[0]),
                               reinterpret_cast<spec::pvirtq_event_suppress*>(host[1]),

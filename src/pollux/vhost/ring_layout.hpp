@@ -1,7 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
+#include <functional>
 #include <variant>
 
 #include "pollux/base/result.hpp"
@@ -35,9 +37,19 @@ using RingLayout = std::variant<ring::SplitLayout, ring::PackedLayout>;
   return packed ? ring::PackedPosition{}.to_wire() : 0;
 }
 
-/// Host pointers to the parts of a ring whose size and addresses are known. Each part lies whole
-/// in one region, aligned. `features`: negotiated.
-[[nodiscard]] Result<RingLayout> translate_ring(const PeerMemory& memory, const VringState& vring,
-                                                uint64_t features);
+/// One of the three parts of a ring, where SET_VRING_ADDR says that it is.
+struct RingPart {
+  const char* name;
+  uint64_t at;
+  uint64_t size;
+  MemoryAccess access;  ///< what the device does there
+};
+
+/// Host pointers to the parts of a ring whose size and addresses are known, aligned. `find` finds
+/// each part whole, or says why not; all are looked for, and the first failure is returned.
+/// `features`: negotiated.
+[[nodiscard]] Result<RingLayout> translate_ring(
+    const VringState& vring, uint64_t features,
+    const std::function<Result<std::byte*>(const RingPart&)>& find);
 
 }  // namespace pollux::vhost

@@ -18,6 +18,7 @@ Result<BackendSession::Reply> BackendSession::set_backend_req_fd(Message& messag
   state_.backend_channel = std::make_shared<const UniqueFd>(std::move(message.fds.front()));
   state_.channel_problem.clear();
   channel_ = std::make_unique<BackendChannel>(state_.backend_channel);
+  ask_misses();
   return Reply();
 }
 
@@ -45,15 +46,25 @@ Status BackendSession::config_changed() {
   return request(make_request(spec::VHOST_USER_BACKEND_CONFIG_CHANGE_MSG));
 }
 
-void BackendSession::channel_ready() {
-  if (!channel_) return;
+Status BackendSession::channel_ready() {
+  if (!channel_) return {};
   if (auto ok = channel_->on_ready(); !ok) close_channel(ok.error());
+  ask_misses();
+  return whole();
 }
 
-void BackendSession::channel_tick() {
-  if (!channel_) return;
-  if (auto ok = channel_->tick(); !ok) return close_channel(ok.error());
+Status BackendSession::tick() {
+  if (channel_) {
+    if (auto ok = channel_->tick(); !ok) close_channel(ok.error());
+  }
   for (size_t place = 0; place < inband_.size(); ++place) send_inband(place);
+  tick_misses();
+  return whole();
+}
+
+Status BackendSession::whole() const {
+  if (!broken_) return {};
+  return fail(ErrorCode::kTimeout, "a worker did not come by in time");
 }
 
 void BackendSession::close_channel(const Error& because) {

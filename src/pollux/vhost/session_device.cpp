@@ -76,6 +76,7 @@ Result<BackendSession::Reply> BackendSession::set_status(Message& message) {
       vring.kick_known = false;
       vring.controls.kick.reset();
     }
+    forget_mappings();
     device_.reset();
   }
   state_.status = static_cast<uint8_t>(status);
@@ -103,6 +104,7 @@ Result<BackendSession::Reply> BackendSession::reset_device(Message& /*message*/)
   transfer_.reset();
   state_.status = 0;
   state_.features = 0;
+  (void)set_up_iotlb();  // without features there is none, and nothing that can fail
   if (std::exchange(state_.features_known, false)) device_.features_changed(0);
   device_.reset();
   return Reply();

@@ -81,6 +81,8 @@ std::shared_ptr<const WriteLog> BackendSession::write_log(const VringState& vrin
   if ((state_.features & spec::VHOST_F_LOG_ALL) == 0 || !dirty_log_) return nullptr;
   WriteLog::RingArea area = device_area(layout);
   area.logged_at = vring.log;
+  // QEMU gives an address behind the IOMMU here too, but what is logged is the guest's memory.
+  if (iotlb_) area.logged_at = memory_->guest_address(area.host).value_or(GuestAddr{});
   area.logged = (vring.flags & spec::VHOST_VRING_F_LOG) != 0;
   return std::make_shared<const WriteLog>(*memory_, dirty_log_, area);
 }
@@ -89,7 +91,8 @@ std::shared_ptr<const WriteLog> BackendSession::write_log(const VringState& vrin
 Status BackendSession::update_log(uint16_t index) {
   const VringState& vring = state_.vrings[index];
   if (log_is_missing(vring)) return stop(index);
-  auto layout = translate_ring(*memory_, vring, state_.features);
+  auto layout = find_ring(index);
+  if (!layout && iotlb_) return stop(index);  // it starts again when the IOMMU has answered
   if (!layout) return forward(layout);
   if (auto ok = device_.update_log(index, write_log(vring, *layout)); !ok) {
     broken_ = true;

@@ -144,6 +144,7 @@ Status BackendSession::replace_memory(std::shared_ptr<const PeerMemory> memory,
   if (auto ok = stop_all("the memory changes"); !ok) return forward(ok);
   memory_ = std::move(memory);
   state_.slots = std::move(slots);
+  rebase_iotlb();
   try_start_all();
   return {};
 }

@@ -115,6 +115,7 @@ Result<BackendSession::Reply> BackendSession::get_vring_base(Message& message) {
   vring.kick_known = false;  // it takes a new SET_VRING_KICK to start
   vring.controls.kick.reset();
   vring.stopped_because = "the front end stopped it";
+  forget_mappings();
   return make_reply(message.request, spec::vhost_vring_state{asked.index, base_of(vring)});
 }
 
@@ -186,6 +187,7 @@ Status BackendSession::stop(uint16_t index) {
   VringState& vring = state_.vrings[index];
   if (!std::exchange(vring.started, false)) return {};
   auto base = device_.stop_ring(index);
+  if (iotlb_) iommu_rings_[index].reader.reset();
   if (!base) {
     broken_ = true;
     return forward(base);
@@ -214,6 +216,7 @@ void BackendSession::try_start(uint16_t index) {
   make_inband_events(index);
   auto start = prepare_start(index);
   Status started = start ? device_.start_ring(*start) : Status(forward(start));
+  if (started && iotlb_) iommu_rings_[index].reader = start->iotlb;
   vring.started = started.has_value();
   vring.stopped_because = started ? "" : started.error().what;
   if (!started) log_.debug(fmt::format("ring {} can not start: {}", index, started.error().what));
@@ -224,14 +227,14 @@ uint32_t BackendSession::base_of(const VringState& vring) const {
 }
 
 /// What the device needs, or the first thing that is missing.
-Result<RingStart> BackendSession::prepare_start(uint16_t index) const {
+Result<RingStart> BackendSession::prepare_start(uint16_t index) {
   const VringState& vring = state_.vrings[index];
   if (vring.size == 0) return fail(ErrorCode::kNotFound, "its size is not known yet");
   if (!vring.addresses_known) return fail(ErrorCode::kNotFound, "its addresses are not known yet");
   if (!state_.features_known) return fail(ErrorCode::kNotFound, "features are not negotiated yet");
   if (!memory_) return fail(ErrorCode::kNotFound, "no memory is shared yet");
   if (log_is_missing(vring)) return fail(ErrorCode::kNotFound, "the dirty log is not shared yet");
-  auto layout = translate_ring(*memory_, vring, state_.features);
+  auto layout = find_ring(index);
   if (!layout) return forward(layout);
   const uint32_t base = base_of(vring);
   if (auto ok = check_ring_base(packed(), base, vring.size); !ok) return forward(ok);
@@ -243,7 +246,21 @@ Result<RingStart> BackendSession::prepare_start(uint16_t index) const {
   start.log = write_log(vring, *layout);
   start.controls = effective_controls(index);
   start.memory = memory_;
+  if (iotlb_) start.iotlb = std::make_shared<IotlbReader>(iotlb_, bell_);
   return start;
+}
+
+Result<RingLayout> BackendSession::find_ring(uint16_t index) {
+  const VringState& vring = state_.vrings[index];
+  if (iotlb_) return find_ring_behind_iommu(index);
+  return translate_ring(vring, state_.features, [this](const RingPart& part) {
+    const Translation found = memory_->translate_user(UserAddr{part.at}, part.size);
+    return found.status == TranslationStatus::kOk
+               ? Result<std::byte*>(found.data)
+               : fail(ErrorCode::kProtocol,
+                      fmt::format("its {} ({} bytes at {:#x}) is not inside one shared region",
+                                  part.name, part.size, part.at));
+  });
 }
 
 }  // namespace pollux::vhost

@@ -47,6 +47,16 @@ struct LogState {
   SharedFd event;  ///< null: none. Non-blocking.
 };
 
+/// What has passed between us and a guest's IOMMU; for people.
+struct IotlbCounters {
+  uint64_t misses = 0;         ///< questions asked
+  uint64_t updates = 0;        ///< mappings told
+  uint64_t invalidations = 0;  ///< mappings taken back
+  uint64_t faults = 0;         ///< accesses that the IOMMU refused
+  uint64_t overdue = 0;        ///< questions that were not answered in time, and asked again
+  uint64_t refused = 0;        ///< messages that made no sense
+};
+
 /// A session in plain values: what a hand-over or a restart has to carry. Bump kVersion when a
 /// member changes its meaning.
 struct SessionState {
@@ -63,8 +73,9 @@ struct SessionState {
   LogState log;
   SharedFd backend_channel;     ///< SET_BACKEND_REQ_FD; null: none, or given up
   std::string channel_problem;  ///< why the channel was given up; empty: it was not
-  uint64_t messages = 0;        ///< requests handled so far
-  std::string last_problem;     ///< the last request that was refused, and why
+  IotlbCounters iotlb;
+  uint64_t messages = 0;     ///< requests handled so far
+  std::string last_problem;  ///< the last request that was refused, and why
 };
 
 }  // namespace pollux::vhost
