@@ -20,7 +20,7 @@ import os
 import socket
 import struct
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from .process import HarnessError, wait_until
@@ -127,8 +127,11 @@ class Memory:
 class SplitQueue:
     """The driver's end of one split virtqueue."""
 
-    def __init__(self, memory: Memory, size: int, region: int = 0) -> None:
+    def __init__(self, memory: Memory, size: int, region: int = 0,
+                 device_address: Callable[[int], int] = lambda guest: guest) -> None:
+        """`device_address` is what the device calls a guest address."""
         self.memory, self.size = memory, size
+        self.device_address = device_address
         self.desc = memory.allocate(16 * size, 4096, region)
         self.avail = memory.allocate(6 + 2 * size, 2, region)
         self.used = memory.allocate(6 + 8 * size, 4096, region)
@@ -166,7 +169,7 @@ class SplitQueue:
         if indirect_table:
             head = self.free.popleft()
             table = b"".join(
-                struct.pack("<QIHH", a, n, (WRITE if w else 0) | (NEXT if i + 1 < len(buffers) else 0),
+                struct.pack("<QIHH", self.device_address(a), n, (WRITE if w else 0) | (NEXT if i + 1 < len(buffers) else 0),
                             i + 1 if i + 1 < len(buffers) else 0)
                 for i, (a, n, w) in enumerate(buffers))
             self.memory.write(indirect_table, table)
@@ -185,8 +188,8 @@ class SplitQueue:
         return True
 
     def _put(self, index: int, address: int, length: int, flags: int, following: int) -> None:
-        struct.pack_into("<QIHH", self._map, self._desc + 16 * index, address, length, flags,
-                         following)
+        struct.pack_into("<QIHH", self._map, self._desc + 16 * index, self.device_address(address),
+                         length, flags, following)
 
     def publish(self) -> None:
         """Shows the device what was added, and kicks it unless it asked not to be."""
@@ -225,6 +228,8 @@ class Frontend:
         self.slots = slots
         self.memory = Memory(regions, adjacent)
         self.features = self.protocol = 0
+        self.known_protocol: Sequence[int] = (P_MQ, P_REPLY_ACK, P_RARP, P_MTU,
+                                              P_CONFIGURE_MEM_SLOTS)
         self.queues: list[SplitQueue] = []
         self._partial: list[list[bytes]] = [[] for _ in range(pairs)]
         self._expect = [0] * pairs
@@ -297,8 +302,7 @@ class Frontend:
         if self.pairs > 1:
             self.features |= offered & 1 << MQ
         if self.features >> PROTOCOL_FEATURES & 1:
-            known = sum(1 << bit for bit in (P_MQ, P_REPLY_ACK, P_RARP, P_MTU,
-                                             P_CONFIGURE_MEM_SLOTS))
+            known = sum(1 << bit for bit in self.known_protocol)
             protocol = self.ask_u64(GET_PROTOCOL_FEATURES) & known
             self.message(SET_PROTOCOL_FEATURES, struct.pack("<Q", protocol))
             self.protocol = protocol
@@ -336,7 +340,7 @@ class Frontend:
     def start_queues(self) -> None:
         """Rings with receive buffers in them, in pairs of rx (even) and tx (odd)."""
         for index in range(2 * self.pairs):
-            queue = SplitQueue(self.memory, self.queue_size)
+            queue = SplitQueue(self.memory, self.queue_size, device_address=self.device_address)
             queue.open_events()
             self.queues.append(queue)
             if index % 2 == 0:
@@ -346,7 +350,7 @@ class Frontend:
         self._plan_tx_buffers()
 
     def start_queue(self, index: int, base: int = 0) -> None:
-        queue, user = self.queues[index], self.memory.user
+        queue, user = self.queues[index], self.ring_address
         self.tell(SET_VRING_NUM, struct.pack("<II", index, queue.size))
         self.tell(SET_VRING_BASE, struct.pack("<II", index, base))
         self.tell(SET_VRING_ADDR, struct.pack("<IIQQQQ", index, 0, user(queue.desc),
@@ -354,6 +358,18 @@ class Frontend:
         self.tell(SET_VRING_CALL, struct.pack("<Q", index), [queue.call])
         self.tell(SET_VRING_ERR, struct.pack("<Q", index), [queue.err])
         self.tell(SET_VRING_KICK, struct.pack("<Q", index), [queue.kick])
+
+    def device_address(self, guest: int) -> int:
+        """What descriptors hold."""
+        return guest
+
+    def ring_address(self, guest: int) -> int:
+        """What SET_VRING_ADDR holds."""
+        return self.memory.user(guest)
+
+    def serve(self) -> int:
+        """Called again and again while the device is waited for: answers what it asks."""
+        return 0
 
     def enable(self, on: bool = True) -> None:
         if self.features >> PROTOCOL_FEATURES & 1:
@@ -458,6 +474,7 @@ class Frontend:
         queue = self.queues[2 * pair + 1]
 
         def done() -> bool:
+            self.serve()
             queue.take_used()
             return not queue.chains
         wait_until(done, timeout, f"the device returns {len(queue.chains)} transmit chains",
@@ -500,6 +517,7 @@ class Frontend:
         got: list[tuple[bytes, bytes]] = []
 
         def enough() -> bool:
+            self.serve()
             got.extend(self.poll_with_headers())
             return len(got) >= count
         wait_until(enough, timeout, f"{count} frames come in on {self.path}", 0.0005)

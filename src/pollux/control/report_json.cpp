@@ -70,7 +70,8 @@ Json info_json(const PortInfo& info) {
             {"feature_names", info.feature_names},
             {"protocol_feature_names", info.protocol_feature_names},
             {"rings", std::move(rings)},
-            {"memory", info.memory}};
+            {"memory", info.memory},
+            {"iommu", info.iommu}};
   json["mac"] = info.mac ? Json(format_mac(*info.mac)) : Json(nullptr);
   return json;
 }
@@ -164,6 +165,7 @@ PortInfo info_from(const Json& json) {
   take(json, "feature_names", info.feature_names);
   take(json, "protocol_feature_names", info.protocol_feature_names);
   take(json, "memory", info.memory);
+  take(json, "iommu", info.iommu);
   std::string text;
   take(json, "features", text);
   info.features = parse_number(text).value_or(0);

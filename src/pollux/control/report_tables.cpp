@@ -55,6 +55,7 @@ void port_block(std::string& out, const PortStats& port) {
   for (const PortInfo::Ring& ring : info.rings) rings.push_back(ring_text(ring));
   detail(out, "rings", fmt::format("{}", fmt::join(rings, ", ")));
   detail(out, "memory", info.memory);
+  detail(out, "iommu", info.iommu);
 }
 
 const PortStats* find_port(const SwitchSnapshot& snapshot, const PortStats& like) {

@@ -57,6 +57,7 @@ struct PortInfo {
   };
   std::vector<Ring> rings;
   std::string memory;  ///< what the peer shared: "1 region, 512 MiB"
+  std::string iommu;   ///< what has passed between us and the guest's IOMMU; empty without one
 };
 
 /// One way in and out of the switch. This interface is cold: packets pass through the queue

@@ -90,6 +90,7 @@ Status NetDevice::start_ring(const vhost::RingStart& start) {
   publish(start.index);
   // A worker that sleeps is to look at the new ring.
   (void)quiescence_.synchronize(kQuiescenceDeadline);
+  if (start.iotlb) look_ahead();
   return {};
 }
 
@@ -167,6 +168,23 @@ Status NetDevice::update_log(uint16_t index, std::shared_ptr<const WriteLog> log
   if (quiescence_.synchronize(kQuiescenceDeadline)) return {};
   stranded_logs_.push_back(std::move(before));
   return fail(ErrorCode::kTimeout, "a worker did not take notice of the dirty log in time");
+}
+
+Status NetDevice::mappings_changed() {
+  if (!quiescence_.synchronize(kQuiescenceDeadline)) {
+    return fail(ErrorCode::kTimeout, "a worker did not let go of the IOMMU's old mappings in time");
+  }
+  look_ahead();
+  return {};
+}
+
+/// Buffers that wait for packets are looked up before those come.
+void NetDevice::look_ahead() {
+  for (const auto& ring : tx_rings_) {
+    if (!ring.live || !ring.live->iotlb) continue;
+    const std::lock_guard guard(ring.live->lock);
+    ring.live->look_ahead();
+  }
 }
 
 void NetDevice::features_changed(uint64_t features) {

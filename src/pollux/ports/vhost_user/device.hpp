@@ -49,6 +49,7 @@ class NetDevice final : public vhost::BackendDevice {
   [[nodiscard]] Result<uint32_t> stop_ring(uint16_t index) override;
   void update_ring(uint16_t index, const vhost::RingControls& controls) override;
   [[nodiscard]] Status update_log(uint16_t index, std::shared_ptr<const WriteLog> log) override;
+  [[nodiscard]] Status mappings_changed() override;
   void features_changed(uint64_t features) override;
   void send_rarp(const std::array<uint8_t, 6>& mac) override;
   [[nodiscard]] Status set_mtu(uint64_t mtu) override;
@@ -71,6 +72,7 @@ class NetDevice final : public vhost::BackendDevice {
   [[nodiscard]] bool unpublish(uint16_t index);
   void publish(uint16_t index);
   void map_tx();
+  void look_ahead();
   template <typename Live>
   void update(Ring<Live>& ring, uint16_t index, const vhost::RingControls& controls);
   template <typename Live>

@@ -89,16 +89,18 @@ struct TxOf final : LiveTx {
     queue.ring().suppress_notifications();
   }
 
-  bool send(Burst& burst, QueueCounters& counters, OpenTurn* begins) noexcept override {
+  DropReason send(Burst& burst, QueueCounters& counters, OpenTurn* begins) noexcept override {
     if (begins != nullptr) turns.begin(*begins, queue.filled());
     queue.send(burst, counters);
     const ring::RingError error = queue.ring().error();
     note(error);
-    return error == ring::RingError::none;
+    if (error != ring::RingError::none) return DropReason::receiver_down;
+    return queue.missed() ? DropReason::receiver_unmapped : DropReason::receiver_ring_full;
   }
   bool end(OpenTurn& turn) noexcept override {
     return queue.publish(turns.end(turn, queue.filled()));
   }
+  void look_ahead() noexcept override { queue.look_ahead(); }
   uint32_t base() const noexcept override { return base_of(queue.ring()); }
   void set_log(const WriteLog* log) noexcept override { queue.ring().view().set_log(log); }
 
@@ -109,10 +111,11 @@ struct TxOf final : LiveTx {
 template <template <typename> typename Live, UsedEntries kUsed, typename Layout>
 auto make(const Layout& layout, const vhost::RingStart& start) {
   using Ring = typename RingOf<Layout, kUsed>::Type;
-  PeerView view(*start.memory);
+  PeerView view = start.view();
   view.set_log(start.log.get());
   auto live = std::make_unique<Live<Ring>>(Ring(begin(layout, start), view), start.features);
   live->memory = start.memory;
+  live->iotlb = start.iotlb;
   live->size = layout.size;
   live->format = format_name(layout, has(start, spec::VIRTIO_F_IN_ORDER));
   return live;

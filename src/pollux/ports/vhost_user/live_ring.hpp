@@ -37,6 +37,7 @@ struct LiveRing {
   /// descriptor; the one before is freed after quiescence.
   std::atomic<const vhost::RingControls*> controls{nullptr};
   std::shared_ptr<const PeerMemory> memory;
+  std::shared_ptr<IotlbReader> iotlb;  ///< null without an IOMMU
   uint32_t size = 0;
   const char* format = "";  ///< for people
 
@@ -71,12 +72,14 @@ struct LiveTx : LiveRing {
   SpinLock lock;    ///< held for a burst, by whoever calls these
   OpenTurns turns;  ///< under the lock
 
-  /// Takes what the driver has room for; false on a broken ring. `begins`: the worker's turn, if it
-  /// begins with this.
-  [[nodiscard]] virtual bool send(Burst& burst, QueueCounters& counters,
-                                  OpenTurn* begins) noexcept = 0;
+  /// Takes what the driver has room for; why it leaves the rest, if it does. `begins`: the worker's
+  /// turn, if it begins with this.
+  [[nodiscard]] virtual DropReason send(Burst& burst, QueueCounters& counters,
+                                        OpenTurn* begins) noexcept = 0;
   /// Shows what turns up to this one sent; true when the driver wants to be notified.
   [[nodiscard]] virtual bool end(OpenTurn& turn) noexcept = 0;
+  /// Behind an IOMMU: see NetDeviceTx::look_ahead.
+  virtual void look_ahead() noexcept = 0;
 };
 
 /// Make a ring run, from where the peer has it now.

@@ -29,6 +29,7 @@ constexpr std::array kKeys{
     PortKey{"mrg", "offer mergeable receive buffers (on)"},
     PortKey{"indirect", "offer indirect descriptors (on)"},
     PortKey{"event-idx", "offer event indices (on)"},
+    PortKey{"iommu", "offer to work behind the guest's IOMMU (on)"},
     PortKey{"csum", "offer checksum offload (on)"},
     PortKey{"tso", "offer TCP segmentation offload (on)"},
     PortKey{"in-band", "offer notifications as messages, for simulations (off)"},
@@ -49,6 +50,7 @@ uint64_t offered_features(SpecReader& read, uint16_t queue_pairs) {
   if (read.get_bool("mrg", true)) features |= VIRTIO_NET_F_MRG_RXBUF;
   if (read.get_bool("indirect", true)) features |= VIRTIO_F_INDIRECT_DESC;
   if (read.get_bool("event-idx", true)) features |= VIRTIO_F_EVENT_IDX;
+  if (read.get_bool("iommu", true)) features |= VIRTIO_F_ACCESS_PLATFORM;
   if (queue_pairs > 1) features |= VIRTIO_NET_F_MQ;
   const bool csum = read.get_bool("csum", true);
   if (csum) features |= VIRTIO_NET_F_CSUM | VIRTIO_NET_F_GUEST_CSUM;
@@ -148,6 +150,18 @@ void VhostUserPort::look_after_peer() {
   connection->session().tell_of_dirty_pages();
 }
 
+std::string describe_iommu(const vhost::BackendSession& session) {
+  const auto iotlb = session.iotlb();
+  if (!iotlb) return "";
+  const vhost::IotlbCounters& c = session.state().iotlb;
+  const std::string& lost = session.state().channel_problem;
+  return fmt::format(
+      "{} mappings, {} misses, {} updates, {} invalidations, {} evicted, {} faults, {} overdue, "
+      "{} refused{}",
+      iotlb->runs(), c.misses, c.updates, c.invalidations, iotlb->evicted(), c.faults, c.overdue,
+      c.refused, lost.empty() ? "" : "; no way to ask: " + lost);
+}
+
 PortInfo VhostUserPort::info() const {
   PortInfo info;
   info.kind = "vhost-user";
@@ -161,6 +175,7 @@ PortInfo VhostUserPort::info() const {
   info.features = session.features;
   info.feature_names = virtio::net_feature_names(session.features);
   info.protocol_feature_names = vhost::protocol_feature_names(session.protocol_features);
+  info.iommu = describe_iommu(connection->session());
   if (const auto& memory = connection->session().memory()) {
     uint64_t bytes = 0;
     for (const PeerRegion& region : memory->regions()) bytes += region.size;

@@ -86,8 +86,7 @@ DropReason send(void* self, Burst& burst) noexcept {
   if (live == nullptr) return DropReason::receiver_down;
   const std::lock_guard guard(live->lock);
   OpenTurn* begins = std::exchange(slot.filled, live) == nullptr ? &slot.turn : nullptr;
-  return live->send(burst, slot.counters, begins) ? DropReason::receiver_ring_full
-                                                  : DropReason::receiver_down;
+  return live->send(burst, slot.counters, begins);
 }
 
 void flush(void* self) noexcept {
