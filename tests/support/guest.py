@@ -73,7 +73,8 @@ class Guest:
                 "-serial", "chardev:agent",
                 "-qmp", f"unix:{self._monitor_path},server=on,wait=off",
                 "-kernel", files / "vmlinuz", "-initrd", files / "initrd", "-append",
-                "console=ttyS0 panic=-1 quiet loglevel=4 memhp_default_state=online_movable"
+                "console=ttyS0 panic=-1 no_timer_check quiet loglevel=4 "
+                "memhp_default_state=online_movable"
                 + (" pollux.alone" if alone else "")]
         if not alone:
             argv += ["-virtfs", "local,path=/,mount_tag=host,security_model=none,readonly=on,"
