@@ -55,7 +55,7 @@ class TouchingDevice final : public vhost::BackendDevice {
     must(!ring.empty(), "a ring was stopped that did not run");
     touch(ring.mapped());
     const vhost::RingStart& start = ring.mapped();
-    const bool split = std::holds_alternative<ring::SplitLayout>(start.layout);
+    const bool split = std::holds_alternative<pollux::ring::SplitLayout>(start.layout);
     return split ? start.base + 1 & 0xffffU : start.base;
   }
   void update_ring(uint16_t index, const vhost::RingControls& controls) override {
@@ -77,12 +77,12 @@ class TouchingDevice final : public vhost::BackendDevice {
   }
   static void touch(const vhost::RingStart& start) {
     const size_t event = (start.features & spec::VIRTIO_F_EVENT_IDX) != 0 ? 0 : 2;
-    if (const auto* l = std::get_if<ring::SplitLayout>(&start.layout)) {
+    if (const auto* l = std::get_if<pollux::ring::SplitLayout>(&start.layout)) {
       poke(l->desc, spec::desc_bytes(l->size));
       poke(l->avail, spec::avail_bytes(l->size) - event);
       poke(l->used, spec::used_bytes(l->size) - event);
     } else {
-      const auto& packed = std::get<ring::PackedLayout>(start.layout);
+      const auto& packed = std::get<pollux::ring::PackedLayout>(start.layout);
       poke(packed.desc, spec::packed_desc_bytes(packed.size));
       poke(packed.driver, sizeof *packed.driver);
       poke(packed.device, sizeof *packed.device);
