@@ -2,7 +2,6 @@
 #pragma once
 
 #include <algorithm>
-#include <array>
 #include <cstddef>
 #include <cstdint>
 #include <memory>
@@ -201,11 +200,11 @@ template <typename Access>
 void PackedDriverRing<Access>::write_desc(const Access& access, spec::pvirtq_desc* to,
                                           const DriverBuffer& buffer, uint16_t id,
                                           uint16_t flags) noexcept {
-  // Two whole words: built from the fields it would be a load that the stores can not forward to.
-  const std::array<uint64_t, 2> words{buffer.addr,
-                                      buffer.len | (uint64_t{id} << 32) | (uint64_t{flags} << 48)};
-  static_assert(sizeof words == sizeof *to);
-  access.copy_out(to, words.data(), sizeof words);
+  // Two whole words, as a device may be looking at the flags of the next descriptor meanwhile.
+  static_assert(sizeof *to == 2 * sizeof(uint64_t) && offsetof(spec::pvirtq_desc, len) == 8);
+  access.store(&to->addr, buffer.addr);
+  access.store(reinterpret_cast<uint64_t*>(&to->len),
+               buffer.len | (uint64_t{id} << 32) | (uint64_t{flags} << 48));
 }
 
 /// Fills the next descriptor; the first since `publish` so that it is not available yet.
