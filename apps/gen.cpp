@@ -118,6 +118,7 @@ class Generator {
   [[nodiscard]] TrafficReport report(const CaptureFrames* capture) const;
 
  private:
+  void wait_for_path();
   size_t turn(uint64_t now);
   [[nodiscard]] bool over(uint64_t now) const;
   void look_after(uint64_t now);
@@ -138,7 +139,8 @@ class Generator {
   std::optional<CaptureChecker> compared_;
   uint64_t arrived_ = 0;  // with a capture: everything that came
   uint64_t arrived_bytes_ = 0;
-  uint64_t written_off_ = 0;  // of the window: frames that will not come any more
+  uint64_t written_off_ = 0;   // of the window: frames that will not come any more
+  uint64_t bytes_before_ = 0;  // sent before the test began
   uint64_t start_ = 0;
   uint64_t last_progress_ = 0;  // when a frame was last sent or received
   uint64_t last_served_ = 0;
@@ -162,6 +164,7 @@ size_t Generator::turn(uint64_t now) {
   if (to_ != nullptr) {
     const uint64_t arrival = runtime_.now();
     received = receive_turn(runtime_.cache(), *to_, [&](const Packet& packet) {
+      if (is_announcement(packet)) return;  // late, from before the test
       if (compared_) {
         ++arrived_;
         arrived_bytes_ += packet.size();
@@ -205,7 +208,32 @@ void Generator::look_after(uint64_t now) {
   if (live_ && live_->due(now)) live_->print(now, totals(), true, to_ != nullptr);
 }
 
+/// Waits until a frame gets through, for a while. A device that has just agreed to its queues may
+/// not look at them yet, and what it is sent before is lost without anybody's fault.
+void Generator::wait_for_path() {
+  const uint64_t end = runtime_.now() + kGivenUp;
+  uint64_t next_knock = 0;
+  uint64_t quiet_since = 0;  // 0: nothing has come yet
+  for (uint64_t now = runtime_.now(); now < end && !runtime_.interrupted(); now = runtime_.now()) {
+    {
+      const TurnQuiescence::Turn busy(runtime_.quiescence());
+      if (quiet_since == 0 && now >= next_knock) {
+        announce(runtime_.cache(), from_.tx[0], plan_.pattern.src);
+        next_knock = now + 10 * kMillisecond;
+      }
+      if (receive_turn(runtime_.cache(), *to_, [](const Packet&) {}) != 0) quiet_since = now;
+      if (to_ != &from_) (void)receive_turn(runtime_.cache(), from_, [](const Packet&) {});
+    }
+    // What else was sent may still be on its way, and is not to be taken for part of the test.
+    if (quiet_since != 0 && now - quiet_since > 10 * kMillisecond) return;
+    runtime_.serve();
+    std::this_thread::yield();  // whoever is to do something may need this CPU
+  }
+}
+
 void Generator::run() {
+  if (to_ != nullptr) wait_for_path();
+  for (const TxQueue& queue : from_.tx) bytes_before_ += queue.counters->bytes.value();
   start_ = last_progress_ = runtime_.now();
   if (!options_.quiet) live_.emplace(start_);
   unsigned idle = 0;
@@ -234,6 +262,7 @@ LiveLine::Totals Generator::totals() const {
   LiveLine::Totals t;
   t.sent = sender_.sent();
   for (const TxQueue& queue : from_.tx) t.sent_bytes += queue.counters->bytes.value();
+  t.sent_bytes -= bytes_before_;
   t.received = arrived();
   t.received_bytes = compared_ ? arrived_bytes_ : r.bytes;
   t.lost = written_off_;

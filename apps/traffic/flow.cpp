@@ -63,6 +63,13 @@ void announce(PoolCache& cache, const TxQueue& queue, const std::array<uint8_t, 
   if (queue.flush != nullptr) queue.flush(queue.self);
 }
 
+bool is_announcement(const Packet& packet) noexcept {
+  if (packet.size() != kMinFrame || packet.head_size() != kMinFrame) return false;
+  const auto* frame = reinterpret_cast<const uint8_t*>(packet.head());
+  return frame[12] == 0x88 && frame[13] == 0xb5 &&
+         std::all_of(frame + 14, frame + kMinFrame, [](uint8_t byte) { return byte == 0; });
+}
+
 void LiveLine::print(uint64_t now, const Totals& totals, bool sends, bool receives) {
   const double seconds = static_cast<double>(now - last_) / 1e9;
   const auto rates = [&](uint64_t packets, uint64_t bytes) {

@@ -70,6 +70,8 @@ size_t receive_turn(PoolCache& cache, const DrivenPort& port, Look&& look) noexc
 
 /// Sends one broadcast frame from `mac`, so that switches learn where that address is.
 void announce(PoolCache& cache, const TxQueue& queue, const std::array<uint8_t, 6>& mac) noexcept;
+/// True for such a frame, whatever addresses it has got on its way.
+[[nodiscard]] bool is_announcement(const Packet& packet) noexcept;
 
 /// One line a second on standard error, with the rates since the last one.
 class LiveLine {
