@@ -64,7 +64,9 @@ SimpleDevice::SimpleDevice(EventLoop& loop, Config config, Handler handler, Log 
 
 DeviceOffer SimpleDevice::offer() const {
   DeviceOffer offer;
-  offer.features = config_.features | spec::VIRTIO_F_VERSION_1 | spec::VIRTIO_F_INDIRECT_DESC;
+  // QEMU's front ends of small devices acknowledge these two whether they are offered or not.
+  constexpr uint64_t kRings = spec::VIRTIO_F_INDIRECT_DESC | spec::VIRTIO_F_EVENT_IDX;
+  offer.features = config_.features | spec::VIRTIO_F_VERSION_1 | kRings;
   offer.protocol_features = kProtocolFeatures;
   if (!config_.config.empty()) offer.protocol_features |= spec::VHOST_USER_PROTOCOL_F_CONFIG;
   offer.vrings = config_.queues;
@@ -78,7 +80,8 @@ Status SimpleDevice::start_ring(const RingStart& start) {
   const ring::SplitDeviceConfig config{
       .layout = *layout,
       .next_avail = static_cast<uint16_t>(start.base),
-      .indirect = (start.features & spec::VIRTIO_F_INDIRECT_DESC) != 0};
+      .indirect = (start.features & spec::VIRTIO_F_INDIRECT_DESC) != 0,
+      .event_idx = (start.features & spec::VIRTIO_F_EVENT_IDX) != 0};
   queues_.insert_or_assign(start.index,
                            Queue{ring::SplitDeviceRing<>(config, PeerView(*start.memory)),
                                  start.controls,
@@ -125,9 +128,11 @@ void SimpleDevice::serve(uint16_t index) {
   if (!queue.controls.enabled) return;
   int served = 0;
   while (served < kChainsATurn && serve_one(index, queue)) ++served;
-  if (served == 0) return;
-  if (queue.ring.publish() && queue.controls.call) signal_event(queue.controls.call->get());
-  if (served < kChainsATurn) return;
+  if (served != 0 && queue.ring.publish() && queue.controls.call) {
+    signal_event(queue.controls.call->get());
+  }
+  if (queue.ring.error() != ring::RingError::none) return;
+  if (served < kChainsATurn && !queue.ring.request_notifications()) return;
   auto again = loop_.after(Nanos::zero(), [this, index] { serve(index); });
   if (again) queue.again = std::move(*again);
 }

@@ -88,6 +88,20 @@ TEST_F(Echo, TakesWhatWasThereBeforeItStarted) {
   EXPECT_EQ(image.used_idx(), 1);
 }
 
+TEST_F(Echo, AsksForTheNextNotification) {
+  start(spec::VIRTIO_F_VERSION_1 | spec::VIRTIO_F_EVENT_IDX);
+  EXPECT_EQ(image.avail_event(), 0);
+  for (uint16_t i = 0; i < 3; ++i) {
+    image.used_event(i);
+    image.desc(i, guest.allocate(8), 8, kWrite);
+    image.offer(i);
+    notify();
+    EXPECT_EQ(image.used_idx(), i + 1);
+    EXPECT_EQ(image.avail_event(), i + 1) << "of the next chain";
+    EXPECT_TRUE(signalled(call));
+  }
+}
+
 TEST_F(Echo, ADisabledQueueRests) {
   start();
   device.update_ring(0, {.enabled = false, .kick = kick, .call = call, .err = err});
@@ -124,7 +138,8 @@ TEST_F(Echo, AChainThatBreaksTheRulesStopsItsQueue) {
 
 TEST_F(Echo, OffersWhatItCanDo) {
   const DeviceOffer offer = device.offer();
-  EXPECT_EQ(offer.features, spec::VIRTIO_F_VERSION_1 | spec::VIRTIO_F_INDIRECT_DESC);
+  EXPECT_EQ(offer.features,
+            spec::VIRTIO_F_VERSION_1 | spec::VIRTIO_F_INDIRECT_DESC | spec::VIRTIO_F_EVENT_IDX);
   EXPECT_EQ(offer.vrings, 1);
   EXPECT_EQ(offer.protocol_features & spec::VHOST_USER_PROTOCOL_F_LOG_SHMFD, 0U);
 }
