@@ -257,7 +257,8 @@ class PackedDeviceRing {
   }
 
   /// 2.8.7: one descriptor, no chain, whose table is used whole; but for WRITE, its flags and ids
-  /// mean nothing.
+  /// mean nothing. And WRITE is not held against a driver whose bytes are only read: DPDK's leaves
+  /// it set on the net headers that it sends.
   template <typename Visit>
   ChainStatus walk_table(const Chain& chain, MemoryAccess want, Visit& visit) noexcept {
     if (!indirect_ || chain.count != 1) return ChainStatus::kBadDescriptor;
@@ -268,7 +269,7 @@ class PackedDeviceRing {
       ++walked_;
       const auto desc =
           access_.template snapshot<spec::pvirtq_desc>(table.data + i * sizeof(spec::pvirtq_desc));
-      const uint16_t flags = desc.flags & spec::VIRTQ_DESC_F_WRITE;
+      const uint16_t flags = desc.flags & write_flag(want);
       const ChainStatus status = element(desc.addr, desc.len, flags, want, visit);
       if (status != ChainStatus::kOk) return status;
     }

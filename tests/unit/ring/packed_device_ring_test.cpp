@@ -305,6 +305,18 @@ TEST_F(PackedDevice, IndirectTableIsUsedWhole) {
   EXPECT_EQ(walk(ring, head(ring), MemoryAccess::kWrite).status, ChainStatus::kBadDescriptor);
 }
 
+TEST_F(PackedDevice, IndirectTableToReadMayHaveWriteSet) {
+  // As in the tables of DPDK's driver, of which the first entry is a header that it sends.
+  auto ring = make();
+  const uint64_t table = guest_.allocate(32);
+  PackedImage::put_desc(guest_.at(table), 0, kSecond, 12, 0, kWrite);
+  PackedImage::put_desc(guest_.at(table), 1, kSecond, 60, 1, kAvail);
+  image_.offer(table, 32, kIndirect, 0);
+  ASSERT_EQ(ring.available(1), 1u);
+  EXPECT_EQ(walk(ring, head(ring)).pieces, (std::vector<uint32_t>{12, 60}));
+  EXPECT_EQ(walk(ring, head(ring), MemoryAccess::kWrite).status, ChainStatus::kBadDescriptor);
+}
+
 TEST_F(PackedDevice, IndirectTableOfAnyLengthUpToTheBound) {
   auto ring = make();
   const uint64_t table = guest_.allocate(16 * 2000);
