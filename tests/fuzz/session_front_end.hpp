@@ -1,0 +1,415 @@
+// SPDX-License-Identifier: Apache-2.0
+// The front end of session_fuzz.cpp: a connection to a vhost-user port's device, what it says to
+// it, and what it answers.
+#pragma once
+
+#include <sys/eventfd.h>
+#include <sys/socket.h>
+
+#include <cstdio>
+#include <cstdlib>
+#include <memory>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "pollux/base/event_loop.hpp"
+#include "pollux/ports/vhost_user/device.hpp"
+#include "pollux/vhost/backend_connection.hpp"
+#include "tests/fuzz/session_guest.hpp"
+
+namespace pollux::fuzz {
+
+inline void require(bool good, const char* what) {
+  if (good) return;
+  (void)std::fprintf(stderr, "violated: %s\n", what);
+  std::abort();
+}
+
+/// What inputs got to, for who wants to know how deep they go (POLLUX_FUZZ_STATS=1).
+struct Reached {
+  uint64_t inputs = 0;
+  uint64_t turns = 0;
+  uint64_t busy_turns = 0;   // that brought packets
+  uint64_t from_guests = 0;  // packets taken from rings
+  uint64_t to_guests = 0;    // packets put into rings
+  uint64_t segments = 0;     // cut out of larger packets
+  std::array<uint64_t, kDropReasonCount> drops{};
+  uint64_t with_packets = 0;  // inputs that got a packet through
+  uint64_t packed = 0;        // packets through packed rings, either way
+  uint64_t behind_iommu = 0;  // packets through an IOMMU, either way
+  uint64_t updates = 0;       // of the IOTLB
+  uint64_t messages = 0;
+  uint64_t logged = 0;    // rounds of turns checked against the dirty log
+  uint64_t broken = 0;    // connections ended by the back end
+  uint64_t restarts = 0;  // rings stopped and started again where they were
+  uint64_t reconnects = 0;
+
+  void print() const {
+    const auto line = [](const char* name, uint64_t value) {
+      (void)std::fprintf(stderr, "reached: %-32s %llu\n", name,
+                         static_cast<unsigned long long>(value));
+    };
+    line("inputs", inputs);
+    line("... with packets", with_packets);
+    line("turns", turns);
+    line("... with packets", busy_turns);
+    line("packets from guests", from_guests);
+    line("packets to guests", to_guests);
+    line("... in packed rings", packed);
+    line("... behind IOMMUs", behind_iommu);
+    line("segments", segments);
+    for (size_t r = 0; r < kDropReasonCount; ++r) {
+      if (drops[r] == 0) continue;
+      const std::string name(kDropReasons[r].name);
+      line(("dropped: " + name).c_str(), drops[r]);
+    }
+    line("messages", messages);
+    line("IOTLB updates", updates);
+    line("rounds logged", logged);
+    line("rings restarted", restarts);
+    line("reconnects", reconnects);
+    line("connections ended", broken);
+  }
+};
+
+inline Reached& reached() {
+  static Reached all;
+  return all;
+}
+
+/// Descriptors that a front end has to send: of memory, that may be whole or cut short, and of all
+/// other kinds. Made once, as new before each input.
+class Descriptors {
+ public:
+  static constexpr const char* kName = "fuzz-session";  // of memory, in /proc/self/maps
+
+  Descriptors() {
+    for (int i = 0; i < 3; ++i) add(memfd_create(kName, MFD_CLOEXEC));
+    for (int i = 0; i < 2; ++i) add(eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK));
+    int pipe_fds[2] = {-1, -1};
+    require(pipe2(pipe_fds, O_CLOEXEC | O_NONBLOCK) == 0, "no pipe");
+    add(pipe_fds[0]);
+    add(pipe_fds[1]);
+    int sockets[2] = {-1, -1};
+    require(socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0, sockets) == 0,
+            "no sockets");
+    add(sockets[0]);
+    add(sockets[1]);
+  }
+  void reset() {
+    for (size_t i = 0; i < 3; ++i) {
+      require(ftruncate(at(i), 0) == 0 && ftruncate(at(i), kMemory) == 0, "no memory");
+    }
+    std::array<char, 4096> left;
+    for (size_t i = 3; i < fds_.size(); ++i) {
+      while (read(at(i), left.data(), left.size()) > 0) {
+      }
+    }
+  }
+  [[nodiscard]] int at(size_t i) const { return fds_[i % fds_.size()].get(); }
+  [[nodiscard]] int memory(unsigned guest) const { return at(guest % 2); }
+  [[nodiscard]] int log() const { return at(2); }
+  [[nodiscard]] int call() const { return at(3); }
+  [[nodiscard]] int kick() const { return at(4); }
+  [[nodiscard]] int pipe(bool write) const { return at(write ? 6 : 5); }
+
+ private:
+  void add(int fd) {
+    require(fd >= 0, "no descriptor");
+    fds_.emplace_back(fd);
+  }
+  std::vector<UniqueFd> fds_;
+};
+
+inline void send_all(int socket, std::span<const std::byte> bytes, const std::vector<int>& fds) {
+  iovec piece{const_cast<std::byte*>(bytes.data()), bytes.size()};
+  alignas(cmsghdr) std::array<std::byte, CMSG_SPACE(16 * sizeof(int))> control{};
+  msghdr msg{};
+  msg.msg_iov = &piece;
+  msg.msg_iovlen = 1;
+  if (!fds.empty()) {
+    msg.msg_control = control.data();
+    msg.msg_controllen = CMSG_SPACE(fds.size() * sizeof(int));
+    cmsghdr* part = CMSG_FIRSTHDR(&msg);
+    part->cmsg_level = SOL_SOCKET;
+    part->cmsg_type = SCM_RIGHTS;
+    part->cmsg_len = CMSG_LEN(fds.size() * sizeof(int));
+    std::memcpy(CMSG_DATA(part), fds.data(), fds.size() * sizeof(int));
+  }
+  (void)sendmsg(socket, &msg, MSG_DONTWAIT | MSG_NOSIGNAL);
+}
+
+/// What was negotiated before the input says its first word.
+struct Terms {
+  bool packed = false;
+  bool odd_size = false;  // a packed ring whose size is no power of two
+  bool iommu = false;
+  bool in_band = false;
+  bool logged = false;
+  bool oblige = false;  // misses are answered at once
+  bool ready = false;   // there are buffers to receive into
+  uint64_t features = 0;
+};
+
+class FrontEnd {
+ public:
+  FrontEnd(EventLoop& loop, const Descriptors& fds, unsigned which, vhost_user::NetDevice& device)
+      : loop_(loop), fds_(fds), which_(which), memory_(fds.memory(which)), device_(device) {}
+
+  [[nodiscard]] bool open() const { return open_; }
+  [[nodiscard]] const Terms& terms() const { return terms_; }
+  [[nodiscard]] const GuestMemory& memory() const { return memory_; }
+  [[nodiscard]] RingDriver& ring(size_t i) { return drivers_[i % drivers_.size()]; }
+  /// The device's address of a byte of the memory.
+  [[nodiscard]] uint64_t address(uint64_t offset) const { return base() + offset; }
+  [[nodiscard]] uint64_t base() const { return terms_.iommu ? kIova : kGuest; }
+
+  /// A connection on which all was said that lets rings run.
+  void connect(const Terms& terms) {
+    hang_up();
+    terms_ = terms;
+    int fds[2] = {-1, -1};
+    require(socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0, fds) == 0,
+            "no sockets");
+    far_ = UniqueFd(fds[1]);
+    auto made = vhost::BackendConnection::create(loop_, UniqueFd(fds[0]), device_, {},
+                                                 [this](const Error& error) {
+                                                   require(!error.what.empty(), "no sentence");
+                                                   open_ = false;
+                                                   ++reached().broken;
+                                                 });
+    require(made.has_value(), "no connection");
+    connection_ = std::move(*made);
+    open_ = true;
+    hold_ = true;  // all in one go, which is a third of the calls
+    negotiate();
+    start_rings();
+    hold_ = false;
+    (void)hear();
+    for (size_t i = 0; i < 8 && terms_.ready; ++i) {
+      const Piece buffer{address(kMemory - (i + 1) * kPage / 2), kPage / 2};
+      (void)drivers_[0].offer({&buffer, 1}, true, false, std::nullopt);
+    }
+    look_after();
+  }
+
+  void hang_up() {
+    connection_.reset();
+    far_.reset();
+    back_.reset();
+    open_ = false;
+  }
+
+  /// Says a message, and reads what is said to it.
+  std::vector<std::byte> say(const vhost::Message& message, const std::vector<int>& fds = {}) {
+    const spec::VhostUserHeader header{message.request, message.flags,
+                                       static_cast<uint32_t>(message.payload.size())};
+    std::vector<std::byte> bytes(sizeof header);
+    std::memcpy(bytes.data(), &header, sizeof header);
+    bytes.insert(bytes.end(), message.payload.begin(), message.payload.end());
+    return say_raw(bytes, fds);
+  }
+  std::vector<std::byte> say_raw(std::span<const std::byte> bytes, const std::vector<int>& fds) {
+    if (!open_) return {};
+    ++reached().messages;
+    send_all(far_.get(), bytes, fds);
+    return hold_ ? std::vector<std::byte>() : hear();
+  }
+
+  /// Events of the loop that are due, misses of the IOMMU among them.
+  void look_after() {
+    spin();
+    if (terms_.oblige) answer(0);
+    if (!open_ || !connection_->session().memory()) return;
+    // As the port does it.
+    const auto& log = connection_->session().dirty_log();
+    if (connection_->session().memory()->faulted() || (log && log->faulted())) {
+      connection_->close(Error{ErrorCode::kProtocol, 0, "its file was cut short"});
+    }
+  }
+
+  /// Answers what the back end asked: 0 well, 1 in place of an answer with a refusal, 2 not at all,
+  /// else with these bytes.
+  void answer(unsigned how, std::span<const std::byte> bytes = {}) {
+    for (int round = 0; round < 4 && back_ && open_; ++round) {
+      const std::vector<std::byte> asked = receive(back_.get());
+      constexpr size_t kHead = sizeof(spec::VhostUserHeader);
+      if (how > 2) send_all(back_.get(), bytes, {});
+      for (size_t at = 0; at + kHead <= asked.size() && how < 2;) {
+        spec::VhostUserHeader header{};
+        std::memcpy(&header, asked.data() + at, kHead);
+        answer_one(header, std::span(asked).subspan(at + kHead), how);
+        at += kHead + header.size;
+      }
+      spin();
+      if (asked.empty()) return;
+    }
+  }
+
+  void map(uint64_t iova, uint64_t size, uint64_t user, uint8_t perm, uint8_t type) {
+    ++reached().updates;
+    const spec::vhost_iotlb_msg message{iova, size, user, perm, type, {}};
+    (void)say(vhost::make_request(spec::VHOST_USER_IOTLB_MSG, message));
+  }
+
+  /// Stops a ring and starts it where it was.
+  void bounce(uint32_t ring) {
+    const auto reply =
+        say(vhost::make_request(spec::VHOST_USER_GET_VRING_BASE, spec::vhost_vring_state{ring, 0}));
+    spec::vhost_vring_state state{};
+    if (reply.size() < sizeof(spec::VhostUserHeader) + sizeof state) return;
+    std::memcpy(&state, reply.data() + sizeof(spec::VhostUserHeader), sizeof state);
+    (void)say(vhost::make_request(spec::VHOST_USER_SET_VRING_BASE, state));
+    kick_off(ring);
+    ++reached().restarts;
+  }
+
+  /// The features that were negotiated, with logging or without.
+  void set_features(bool logged) {
+    terms_.logged = logged;
+    (void)say(
+        vhost::make_request(spec::VHOST_USER_SET_FEATURES,
+                            terms_.features | (logged ? spec::VHOST_F_LOG_ALL : uint64_t{0})));
+  }
+  void give_log(uint64_t size, uint64_t offset) {
+    log_size_ = size;
+    log_offset_ = offset;
+    (void)say(vhost::make_request(spec::VHOST_USER_SET_LOG_BASE, spec::VhostUserLog{size, offset}),
+              {fds_.log()});
+  }
+
+  /// Around turns in which nobody but the device writes: what changed must be in the log.
+  void begin_logged() {
+    before_.clear();
+    if (!open_ || !terms_.logged || log_size_ != kPage) return;
+    before_ = memory_.all();
+    const std::array<std::byte, kPage> zeros{};
+    GuestMemory(fds_.log()).put(log_offset_, zeros.data(), zeros.size());
+  }
+  void end_logged() const {
+    if (before_.empty() || !open_) return;
+    ++reached().logged;
+    const std::vector<std::byte> after = memory_.all();
+    for (size_t page = 0; page < kMemory / kPage; ++page) {
+      const size_t at = page * kPage;
+      if (std::memcmp(before_.data() + at, after.data() + at, kPage) == 0) continue;
+      const size_t bit = kGuest / kPage + page;
+      const auto marks = GuestMemory(fds_.log()).get<uint8_t>(log_offset_ + bit / 8);
+      require((marks >> bit % 8 & 1) != 0, "a page was written that is not in the dirty log");
+    }
+  }
+
+  [[nodiscard]] spec::vhost_vring_addr addresses(uint32_t ring) const {
+    const uint64_t page = uint64_t{ring} * kPage;
+    const uint64_t at = (terms_.iommu ? kIova : kUser) + page;
+    return {ring,         spec::VHOST_VRING_F_LOG, at,
+            at + kUsedAt, at + kAvailAt,           kGuest + page + kUsedAt};
+  }
+
+ private:
+  void negotiate() {
+    using namespace spec;
+    uint64_t protocol = vhost::BackendSession::kProtocolFeatures &
+                        ~(VHOST_USER_PROTOCOL_F_CONFIG | VHOST_USER_PROTOCOL_F_SHMEM);
+    if (!terms_.in_band) protocol &= ~VHOST_USER_PROTOCOL_F_INBAND_NOTIFICATIONS;
+    (void)say(vhost::make_request(VHOST_USER_SET_OWNER));
+    (void)say(vhost::make_request(VHOST_USER_SET_PROTOCOL_FEATURES, protocol));
+    set_features(terms_.logged);
+    int fds[2] = {-1, -1};
+    require(socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0, fds) == 0,
+            "no sockets");
+    const UniqueFd near(fds[0]);
+    back_ = UniqueFd(fds[1]);
+    (void)say(vhost::make_request(VHOST_USER_SET_BACKEND_REQ_FD), {near.get()});
+    vhost::Message table = vhost::make_request(VHOST_USER_SET_MEM_TABLE, uint64_t{1});
+    table.put(VhostUserMemoryRegion{kGuest, kMemory, kUser, 0});
+    (void)say(table, {fds_.memory(which_)});
+    if (terms_.logged) give_log(kPage, which_ * kPage);
+  }
+
+  void start_rings() {
+    using namespace spec;
+    const uint32_t size = terms_.packed && terms_.odd_size ? 53 : 64;
+    drivers_.clear();
+    for (uint32_t i = 0; i < kRings; ++i) {
+      drivers_.emplace_back(memory_, i, terms_.packed, size, base());
+      (void)say(vhost::make_request(VHOST_USER_SET_VRING_NUM, vhost_vring_state{i, size}));
+      (void)say(vhost::make_request(VHOST_USER_SET_VRING_BASE,
+                                    vhost_vring_state{i, terms_.packed ? 0x80008000U : 0U}));
+      (void)say(vhost::make_request(VHOST_USER_SET_VRING_ADDR, addresses(i)));
+      if (!terms_.in_band) {
+        (void)say(vhost::make_request(VHOST_USER_SET_VRING_CALL, uint64_t{i}), {fds_.call()});
+      }
+      kick_off(i);
+      (void)say(vhost::make_request(VHOST_USER_SET_VRING_ENABLE, vhost_vring_state{i, 1}));
+    }
+  }
+
+  /// Lets the back end read what was said; what it replies.
+  std::vector<std::byte> hear() {
+    connection_->poll();
+    return receive(far_.get());
+  }
+
+  void kick_off(uint32_t ring) {
+    using namespace spec;
+    if (terms_.in_band) {
+      (void)say(vhost::make_request(VHOST_USER_VRING_KICK, vhost_vring_state{ring, 0}));
+    } else {
+      (void)say(vhost::make_request(VHOST_USER_SET_VRING_KICK, uint64_t{ring}), {fds_.kick()});
+    }
+  }
+
+  void answer_one(const spec::VhostUserHeader& header, std::span<const std::byte> payload,
+                  unsigned how) {
+    spec::vhost_iotlb_msg miss{};
+    if (header.request == spec::VHOST_USER_BACKEND_IOTLB_MSG && payload.size() >= sizeof miss) {
+      std::memcpy(&miss, payload.data(), sizeof miss);
+      const uint64_t page = (miss.iova - kIova) & ~uint64_t{kPage - 1};
+      if (how == 0 && page < kMemory) {
+        map(kIova + page, kPage, kUser + page, spec::VHOST_ACCESS_RW, spec::VHOST_IOTLB_UPDATE);
+      } else {
+        how = 1;
+      }
+    }
+    if ((header.flags & spec::VHOST_USER_NEED_REPLY_MASK) == 0) return;
+    const spec::VhostUserHeader head{header.request,
+                                     spec::VHOST_USER_VERSION | spec::VHOST_USER_REPLY_MASK, 8};
+    std::array<std::byte, sizeof head + 8> reply{};
+    std::memcpy(reply.data(), &head, sizeof head);
+    reply[sizeof head] = static_cast<std::byte>(how);
+    send_all(back_.get(), reply, {});
+  }
+
+  static std::vector<std::byte> receive(int socket) {
+    std::vector<std::byte> all;
+    std::array<std::byte, 4096> part;
+    for (ssize_t got = 0; (got = recv(socket, part.data(), part.size(), MSG_DONTWAIT)) > 0;) {
+      all.insert(all.end(), part.begin(), part.begin() + got);
+    }
+    return all;
+  }
+  void spin() {
+    for (int n = 0; n < 8 && *loop_.run_once(Nanos(0)); ++n) {
+    }
+  }
+
+  EventLoop& loop_;
+  const Descriptors& fds_;
+  unsigned which_;
+  GuestMemory memory_;
+  vhost_user::NetDevice& device_;
+  Terms terms_;
+  std::vector<RingDriver> drivers_;
+  UniqueFd far_;   // of the connection
+  UniqueFd back_;  // of the channel
+  bool open_ = false;
+  bool hold_ = false;  // say without waiting to be heard
+  uint64_t log_size_ = 0;
+  uint64_t log_offset_ = 0;
+  std::vector<std::byte> before_;  // the memory, when the turns began; empty: not compared
+  std::unique_ptr<vhost::BackendConnection> connection_;
+};
+
+}  // namespace pollux::fuzz
