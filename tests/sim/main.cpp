@@ -90,7 +90,7 @@ void report(const std::string& failure, const std::string& replay) {
 
 /// Seed after seed; true when nothing was found.
 bool run_seeds(const Arguments& args) {
-  const uint64_t wanted = args.steps != 0 ? args.steps : 10'000'000;
+  const uint64_t wanted = args.steps != 0 ? args.steps : 15'000'000;
   uint64_t steps = 0;
   uint64_t runs = 0;
   for (uint64_t seed = args.seed; steps < wanted; ++seed) {
@@ -154,15 +154,20 @@ std::vector<Config> small_rings() {
     c.messages = 2;
     c.size = c.driver_batch = c.device_batch = 2;
     all.push_back(c);
+    c.in_order = true;
+    all.push_back(c);
     c.max_chain = 2;
     c.tables = 1;
+    all.push_back(c);
+    c.in_order = false;
     all.push_back(c);
   }
   return all;
 }
 
 bool run_exhaustive(const Arguments& args) {
-  const uint64_t steps = args.steps != 0 ? args.steps : 25'000'000;  // of each
+  const uint64_t steps =
+      args.steps != 0 ? args.steps : 40'000'000;  // of each, which is enough for all of them
   if (!args.options.empty()) {
     Config config;
     apply(args, config);
