@@ -23,6 +23,10 @@ struct Lie {
   RingError error;
   size_t returned = 0;  // chains that were good before the lie
   bool in_order = false;
+
+  friend void PrintTo(const Lie& lie, std::ostream* os) {
+    *os << lie.returned << " chains good, then: " << describe(lie.error);
+  }
 };
 using SplitLie = Lie<SplitLayout>;
 using PackedLie = Lie<PackedLayout>;

@@ -33,6 +33,16 @@ struct Case {
   DropReason reason = DropReason::shutdown;  // shutdown: nothing is counted
   ring::RingError error = ring::RingError::none;
   uint64_t drops = 1;
+
+  friend void PrintTo(const Case& c, std::ostream* os) {
+    if (c.error != ring::RingError::none) {
+      *os << "broken: " << ring::describe(c.error);
+    } else if (c.reason != DropReason::shutdown) {
+      *os << "counted as " << info(c.reason).name << ", the queue goes on";
+    } else {
+      *os << "nothing is taken";
+    }
+  }
 };
 
 const std::vector<Case>& cases() {

@@ -122,7 +122,12 @@ struct Case {
   bool rings_stay = true;  ///< after a shot that is taken, both rings run on
 };
 
-std::ostream& operator<<(std::ostream& out, const Case& c) { return out << c.name; }
+/// What must come of it, in words.
+std::ostream& operator<<(std::ostream& out, const Case& c) {
+  if (c.verdict == Verdict::kEnds) return out << "the connection ends, with a reason";
+  if (c.verdict == Verdict::kRefused) return out << "refused with a reason, nothing changed";
+  return out << "legal: taken" << (c.rings_stay ? ", both rings run on" : "");
+}
 
 Shot shot(const Message& message, std::vector<int> fds = {}) {
   return {test::wire(message), std::move(fds)};
