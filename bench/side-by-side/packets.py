@@ -25,13 +25,16 @@ def start_switch(kind: str, supervisor: Supervisor, size: int, cpu: int,
     return OvsSwitch(supervisor, ["a", "b"], frame_size=size, cpu=cpu)
 
 
-def measure(kind: str, size: int, seconds: float, cpus: tuple[int, int],
+def measure(kind: str, size: int, rings: str, seconds: float, cpus: tuple[int, int],
             pollux_arguments: Sequence[str] = ()) -> dict:
-    """The rate in packets a second, both directions together, and how it came about."""
+    """The rate in packets a second, both directions together, and how it came about. `rings`: what
+    the generator asks for, "split" or "packed in-order"; its receive buffers are mergeable."""
+    packed = rings != "split"
     with Supervisor() as supervisor:
         switch = start_switch(kind, supervisor, size, cpus[0], pollux_arguments)
         generator = Testpmd(
-            supervisor, [virtio_user(switch.socket(name), mac=mac, queue_size=_RING)
+            supervisor, [virtio_user(switch.socket(name), mac=mac, queue_size=_RING,
+                                     packed=packed, in_order=packed)
                          for name, mac in zip("ab", _MACS)],
             cpu=cpus[1], huge=True, frame_size=size, descriptors=_RING, name="generator",
             options=[f"--eth-peer=0,{_MACS[1]}", f"--eth-peer=1,{_MACS[0]}"])
@@ -47,7 +50,7 @@ def measure(kind: str, size: int, seconds: float, cpus: tuple[int, int],
                 raise HarnessError(f"the two directions differ: {rates}, so packets were lost")
             gen_cycles, hertz = generator.cycles()
             result = {
-                "switch": kind, "size": size, "pps": sum(rates),
+                "switch": kind, "size": size, "rings": rings, "pps": sum(rates),
                 "generator_cycles": gen_cycles, "tsc_hz": hertz,
                 "generator": {
                     "features": [feature_names(bits) for bits in generator.negotiated()],

@@ -23,20 +23,20 @@ def of(results: Iterable[dict], **keys) -> list[dict]:
     return [r for r in results if all(r.get(k) == v for k, v in keys.items())]
 
 
-def summarize(results: list[dict], sizes: list[int], switches: list[str]) -> list[dict]:
-    """One row a size and switch: medians, and ratios of medians."""
+def summarize(results: list[dict], shapes: list[tuple[int, str]], switches: list[str]) -> list[dict]:
+    """One row a shape (size and kind of rings) and switch: medians, and ratios of medians."""
     rows = []
-    for size in sizes:
-        rates = {kind: [r["pps"] for r in of(results, switch=kind, size=size)]
+    for size, rings in shapes:
+        rates = {kind: [r["pps"] for r in of(results, switch=kind, size=size, rings=rings)]
                  for kind in switches}
         middles = {kind: median(found) for kind, found in rates.items() if found}
         for kind in switches:
             if not rates[kind]:
                 continue
-            some = of(results, switch=kind, size=size)
+            some = of(results, switch=kind, size=size, rings=rings)
             middle = middles[kind]
             rows.append({
-                "size": size, "switch": kind, "samples": len(some), "mpps": middle / 1e6,
+                "size": size, "rings": rings, "switch": kind, "samples": len(some), "mpps": middle / 1e6,
                 "lowest_mpps": min(rates[kind]) / 1e6, "highest_mpps": max(rates[kind]) / 1e6,
                 "gbps": middle * size * 8 / 1e9,
                 "cycles": some[0]["tsc_hz"] / middle,
@@ -53,9 +53,9 @@ def ratio(value: float, base: float | None) -> float | None:
 def packets_table(rows: list[dict]) -> str:
     def show(value: float | None) -> str:
         return f"{value:.2f}" if value else "-"
-    return table(["bytes", "switch", "Mpps", "lowest", "highest", "Gbit/s", "cycles", "gen",
+    return table(["bytes, rings", "switch", "Mpps", "lowest", "highest", "Gbit/s", "cycles", "gen",
                   "x testpmd", "x OVS"],
-                 [[str(r["size"]), NAMES[r["switch"]], f"{r['mpps']:.2f}",
+                 [[f"{r['size']} {r['rings']}", NAMES[r["switch"]], f"{r['mpps']:.2f}",
                    f"{r['lowest_mpps']:.2f}", f"{r['highest_mpps']:.2f}", f"{r['gbps']:.1f}",
                    f"{r['cycles']:.0f}", f"{r['generator_cycles']:.0f}",
                    show(r["to_testpmd"]), show(r["to_ovs"])] for r in rows])
@@ -96,7 +96,7 @@ def negotiated(results: list[dict]) -> str:
         else:
             on = [k for k, v in r["offloads"].items() if v == "on"]
             text += f"  guest says:     on: {', '.join(on) or 'no offload'}\n"
-        where = f"{r['size']} B" if "size" in r else "guests"
+        where = f"{r['size']} B {r['rings']}" if "size" in r else "guests"
         key = f"{NAMES[r['switch']]}|{text}"
         if where not in groups.setdefault(key, []):
             groups[key].append(where)
