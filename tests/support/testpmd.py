@@ -59,7 +59,7 @@ class Testpmd:
     def __init__(self, supervisor: Supervisor, vdevs: Sequence[str], *, cpu: int | None = None,
                  huge: bool = False, frame_size: int = 1518, queues: int = 1,
                  descriptors: int = 0, mbufs: int = 0, options: Sequence[str] = (),
-                 name: str = "testpmd", start_timeout: float = 30) -> None:
+                 eal_options: Sequence[str] = (), name: str = "testpmd", start_timeout: float = 30) -> None:
         cpu = cpu_pair()[1] if cpu is None else cpu
         names = {"path": "net_virtio_user", "iface": "net_vhost"}
         devices = []
@@ -74,7 +74,8 @@ class Testpmd:
         argv = ["stdbuf", "-oL", os.environ.get("TESTPMD", "dpdk-testpmd"),
                 "--lcores", f"0@{cpu},1@{cpu}", *memory, "-m", str(megabytes), "--no-pci",
                 "--no-telemetry", f"--file-prefix={supervisor.unique('d')}",
-                "--log-level=pmd.net.virtio.init:debug", *devices, "--", "-i", "--nb-cores=1",
+                "--log-level=pmd.net.virtio.init:debug", *devices, *eal_options, "--", "-i",
+                "--nb-cores=1",
                 f"--rxq={queues}", f"--txq={queues}", "--burst=32",
                 f"--total-num-mbufs={mbufs}", "--no-lsc-interrupt", "--record-core-cycles",
                 "--disable-link-check"]
