@@ -154,6 +154,34 @@ TEST_F(FrontendBytes, MemorySlots) {
       0);
 }
 
+TEST_F(FrontendBytes, Postcopy) {
+  const UniqueFd faults = make_event();
+  ASSERT_TRUE(test::send_raw(far, hex("1c 00 00 00  05 00 00 00  00 00 00 00"), {faults.get()}));
+  EXPECT_TRUE(frontend.postcopy_advise());
+  expect("1c 00 00 00  01 00 00 00  00 00 00 00");
+  ASSERT_TRUE(frontend.postcopy_listen());
+  expect("1d 00 00 00  01 00 00 00  00 00 00 00");
+  const UniqueFd memory = make_memory(0x1000);
+  const SharedMemoryRegion region{GuestAddr{0x1000}, 0x1000, UserAddr{0x7f0102030000}, 0,
+                                  memory.get()};
+  answer(
+      "05 00 00 00  05 00 00 00  28 00 00 00  01 00 00 00  00 00 00 00"
+      "00 10 00 00 00 00 00 00  00 10 00 00 00 00 00 00"
+      "00 00 cc bb aa 7f 00 00  00 00 00 00 00 00 00 00");  // where the back end has it
+  EXPECT_EQ(*frontend.postcopy_mem_table({&region, 1}),
+            std::vector<UserAddr>{UserAddr{0x7faabbcc0000}});
+  expect(
+      "05 00 00 00  01 00 00 00  28 00 00 00  01 00 00 00  00 00 00 00"
+      "00 10 00 00 00 00 00 00  00 10 00 00 00 00 00 00"
+      "00 00 03 02 01 7f 00 00  00 00 00 00 00 00 00 00",
+      1);
+  ASSERT_TRUE(frontend.postcopy_go());
+  expect("05 00 00 00  01 00 00 00  08 00 00 00  00 00 00 00 00 00 00 00");
+  answer("1e 00 00 00  05 00 00 00  08 00 00 00  00 00 00 00 00 00 00 00");
+  ASSERT_TRUE(frontend.postcopy_end());
+  expect("1e 00 00 00  01 00 00 00  00 00 00 00");
+}
+
 TEST_F(FrontendBytes, SetLogBaseAndFd) {
   const UniqueFd log = make_memory(0x3000);
   answer("06 00 00 00  05 00 00 00  00 00 00 00");  // its own reply, without a payload
@@ -500,6 +528,18 @@ TEST_F(BackendBytes, APackedRing) {
             (ring::PackedPosition{{3, true}, {258, false}}));
   EXPECT_EQ(ask("0b 00 00 00  01 00 00 00  08 00 00 00  01 00 00 00  00 00 00 00"),
             plain("0b 00 00 00  05 00 00 00  08 00 00 00  01 00 00 00  03 80 02 01"));
+}
+
+TEST_F(BackendBytes, Postcopy) {
+  if (auto possible = PageFaults::open(); !possible) GTEST_SKIP() << possible.error().what;
+  // REPLY_ACK, PAGEFAULT, CONFIGURE_MEM_SLOTS: bits 3, 8 and 15.
+  EXPECT_EQ(ask("10 00 00 00  01 00 00 00  08 00 00 00  08 81 00 00 00 00 00 00"), "");
+  EXPECT_EQ(ask("1c 00 00 00  01 00 00 00  00 00 00 00"),
+            plain("1c 00 00 00  05 00 00 00  00 00 00 00"));
+  EXPECT_EQ(ask("1d 00 00 00  09 00 00 00  00 00 00 00"),
+            plain("1d 00 00 00  05 00 00 00  08 00 00 00  00 00 00 00 00 00 00 00"));
+  EXPECT_EQ(ask("1e 00 00 00  09 00 00 00  00 00 00 00"),
+            plain("1e 00 00 00  05 00 00 00  08 00 00 00  00 00 00 00 00 00 00 00"));
 }
 
 TEST_F(BackendBytes, LogBaseAndFd) {

@@ -41,7 +41,7 @@ struct Shot {
 /// A back end on one end of a socket pair, the attacker on the other.
 class Arena {
  public:
-  explicit Arena(uint64_t protocol_features = BackendSession::kProtocolFeatures)
+  explicit Arena(uint64_t protocol_features = BackendSession::possible_protocol_features())
       : protocol_features_(protocol_features) {
     auto [near, far] = make_pair();
     far_ = std::move(far);
@@ -474,6 +474,19 @@ std::vector<Case> log_cases() {
   return cases;
 }
 
+std::vector<Case> postcopy_cases() {
+  const auto bare = [](const char* name, Verdict verdict, uint32_t request) {
+    return Case{name, verdict, [request](Arena&) { return shot(make_request(request)); }};
+  };
+  return {
+      bare("postcopy_listen_without_advice", Verdict::kRefused, VHOST_USER_POSTCOPY_LISTEN),
+      bare("postcopy_end_without_beginning", Verdict::kTaken, VHOST_USER_POSTCOPY_END),
+      simple("postcopy_go_without_listening", Verdict::kRefused, VHOST_USER_ADD_MEM_REG,
+             uint64_t{0}),
+      simple("eight_bytes_of_a_region", Verdict::kRefused, VHOST_USER_ADD_MEM_REG, uint64_t{1}),
+  };
+}
+
 std::vector<Case> negotiation_cases() {
   std::vector<Case> cases;
   for (const unsigned n : {2U, 35U, 63U})
@@ -483,7 +496,7 @@ std::vector<Case> negotiation_cases() {
   for (const unsigned n : {7U, 17U, 40U})
     cases.push_back(simple("protocol_feature_" + std::to_string(n), Verdict::kRefused,
                            VHOST_USER_SET_PROTOCOL_FEATURES,
-                           BackendSession::kProtocolFeatures | bit(n)));
+                           BackendSession::possible_protocol_features() | bit(n)));
   cases.push_back(simple("all_protocol_features", Verdict::kRefused,
                          VHOST_USER_SET_PROTOCOL_FEATURES, ~uint64_t{0}));
   cases.push_back(simple("features_change_while_rings_run", Verdict::kTaken,
@@ -542,7 +555,7 @@ std::vector<Case> device_cases() {
        {VHOST_USER_PROTOCOL_F_BACKEND_REQ, VHOST_USER_PROTOCOL_F_REPLY_ACK}) {
     cases.push_back(simple("in_band_without_" + protocol_feature_names(missing).front(),
                            Verdict::kEnds, VHOST_USER_SET_PROTOCOL_FEATURES,
-                           BackendSession::kProtocolFeatures & ~missing));
+                           BackendSession::possible_protocol_features() & ~missing));
   }
   const auto endian = [&](const char* name, Verdict verdict, uint32_t index, uint32_t num) {
     cases.push_back(
@@ -572,8 +585,9 @@ std::vector<Case> device_cases() {
 
 std::vector<Case> all_cases() {
   std::vector<Case> all;
-  for (auto part : {malformed_cases(), header_cases(), ring_cases(), vring_fd_cases(),
-                    memory_cases(), log_cases(), negotiation_cases(), device_cases()})
+  for (auto part :
+       {malformed_cases(), header_cases(), ring_cases(), vring_fd_cases(), memory_cases(),
+        log_cases(), postcopy_cases(), negotiation_cases(), device_cases()})
     std::move(part.begin(), part.end(), std::back_inserter(all));
   return all;
 }
@@ -723,7 +737,8 @@ TEST(VhostSession, MessagesInAnyOrder) {
                          {arena.keep(pipe_end(arena, 1))}));
     shots.push_back(shot(make_request(VHOST_USER_CHECK_DEVICE_STATE)));
     for (auto& s : shots) s.bytes[4] |= std::byte{VHOST_USER_NEED_REPLY_MASK};
-    arena.fire(shot(VHOST_USER_SET_PROTOCOL_FEATURES, BackendSession::kProtocolFeatures));
+    arena.fire(
+        shot(VHOST_USER_SET_PROTOCOL_FEATURES, BackendSession::possible_protocol_features()));
     for (int i = 0; i < 100 && arena.open(); ++i) {
       arena.fire(shots[random() % shots.size()]);
       (void)arena.replies();

@@ -10,6 +10,7 @@
 #include <algorithm>
 #include <limits>
 
+#include "pollux/mem/absent_pages.hpp"
 #include "pollux/mem/iotlb_reader.hpp"
 #include "pollux/mem/sigbus_guard.hpp"
 
@@ -78,7 +79,14 @@ PeerMapping::~PeerMapping() {
   if (base_ != nullptr) munmap(base_, length_);
 }
 
-Result<std::shared_ptr<const PeerMemory>> PeerMemory::create(std::vector<PeerRegion> regions) {
+void PeerMapping::replace_by_zeros() noexcept {
+  void* zeros = mmap(base_, length_, PROT_READ | PROT_WRITE,
+                     MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED | MAP_NORESERVE, -1, 0);
+  if (zeros != MAP_FAILED) faulted_.store(true, std::memory_order_relaxed);
+}
+
+Result<std::shared_ptr<const PeerMemory>> PeerMemory::create(std::vector<PeerRegion> regions,
+                                                             std::shared_ptr<AbsentPages> absent) {
   constexpr uint64_t kMax = std::numeric_limits<uint64_t>::max();
   std::sort(regions.begin(), regions.end(),
             [](const PeerRegion& a, const PeerRegion& b) { return a.guest < b.guest; });
@@ -97,7 +105,7 @@ Result<std::shared_ptr<const PeerMemory>> PeerMemory::create(std::vector<PeerReg
     }
     previous_end = r.guest.value + r.size;
   }
-  return std::shared_ptr<const PeerMemory>(new PeerMemory(std::move(regions)));
+  return std::shared_ptr<const PeerMemory>(new PeerMemory(std::move(regions), std::move(absent)));
 }
 
 const PeerRegion* PeerMemory::find(GuestAddr addr) const noexcept {
@@ -114,7 +122,16 @@ Translation PeerMemory::translate(GuestAddr addr, uint64_t len,
   const PeerRegion* region = find(addr);
   if (region == nullptr) return {};
   const uint64_t offset = addr.value - region->guest.value;
-  return {region->host + offset, std::min(len, region->size - offset), TranslationStatus::kOk};
+  return when_present(
+      {region->host + offset, std::min(len, region->size - offset), TranslationStatus::kOk});
+}
+
+Translation PeerMemory::when_present(Translation found) const noexcept {
+  if (!absent_) [[likely]]
+    return found;
+  found.size = std::min(found.size, AbsentPages::kMaxRange);
+  if (absent_->present(found.data, found.size)) return found;
+  return {nullptr, 0, TranslationStatus::kMiss};
 }
 
 Translation PeerMemory::translate_user(UserAddr addr, uint64_t len) const noexcept {
@@ -135,6 +152,10 @@ std::optional<GuestAddr> PeerMemory::guest_address(const std::byte* host) const 
   return std::nullopt;
 }
 
+bool PeerMemory::present(const std::byte* at, uint64_t len) const noexcept {
+  return !absent_ || absent_->present(at, len);
+}
+
 bool PeerMemory::faulted() const {
   return std::any_of(regions_.begin(), regions_.end(), [](const PeerRegion& region) {
     return region.mapping && region.mapping->faulted();
@@ -143,7 +164,8 @@ bool PeerMemory::faulted() const {
 
 Translation PeerView::translate_slowly(uint64_t addr, uint64_t len, MemoryAccess access) noexcept {
   if (iotlb_ != nullptr) return translate_iova(addr, len, access);
-  if (const PeerRegion* region = memory_->find(GuestAddr{addr}); region != nullptr) {
+  const PeerRegion* region = memory_->find(GuestAddr{addr});
+  if (region != nullptr && !memory_->absent()) {  // else each page is looked at
     windows_[access == MemoryAccess::kWrite ? 1 : 0] = {region->guest.value, region->size,
                                                         region->host};
   }
@@ -155,6 +177,7 @@ Translation PeerView::translate_iova(uint64_t addr, uint64_t len, MemoryAccess a
   const Translation found = table.translate(addr, len, access);
   if (found.status == TranslationStatus::kMiss) iotlb_->report(addr, access);
   if (found.status != TranslationStatus::kOk) return found;
+  if (memory_->absent()) return memory_->when_present(found);
   const IotlbRun& run = *table.find(addr);
   // The size of all 64 bits would be 0: no window, no harm.
   windows_[access == MemoryAccess::kWrite ? 1 : 0] = {run.first, run.last - run.first + 1,

@@ -34,6 +34,12 @@ class PeerMapping {
   [[nodiscard]] std::byte* data() const { return data_; }
   [[nodiscard]] uint64_t size() const { return size_; }
   [[nodiscard]] bool faulted() const { return faulted_.load(std::memory_order_relaxed); }
+  /// The whole pages that the mapping takes.
+  [[nodiscard]] std::span<std::byte> pages() const {
+    return {static_cast<std::byte*>(base_), length_};
+  }
+  /// Cuts the mapping off the peer's file; whoever still touches it finds zeros of our own.
+  void replace_by_zeros() noexcept;
 
  private:
   PeerMapping() = default;
@@ -72,13 +78,16 @@ struct Translation {
   TranslationStatus status = TranslationStatus::kFault;
 };
 
+class AbsentPages;
+
 /// A peer's whole memory: an immutable table of regions that do not overlap. A changed table is a
 /// new object, published to the workers through quiescence. Lookups: any thread.
 class PeerMemory {
  public:
   /// Errors: kInvalidArgument when regions are empty, wrap or overlap (in guest addresses).
+  /// `absent`: not all pages are there yet; translating one that is not is a miss.
   [[nodiscard]] static Result<std::shared_ptr<const PeerMemory>> create(
-      std::vector<PeerRegion> regions);
+      std::vector<PeerRegion> regions, std::shared_ptr<AbsentPages> absent = nullptr);
 
   /// Translates the start of [addr, addr + len), as found in a descriptor. Never returns more than
   /// `len` bytes, nor zero bytes with kOk unless len is 0.
@@ -98,10 +107,19 @@ class PeerMemory {
   /// True when a peer shrank a file under one of the mappings.
   [[nodiscard]] bool faulted() const;
 
+  /// Null but for a guest that is migrated post-copy: see absent_pages.hpp.
+  [[nodiscard]] const std::shared_ptr<AbsentPages>& absent() const { return absent_; }
+  /// True when [at, at + len) of a region can be touched without waiting; asks for it if not.
+  [[nodiscard]] bool present(const std::byte* at, uint64_t len) const noexcept;
+  /// What was found, as far as it can be touched without waiting; a miss if its start can not.
+  [[nodiscard]] Translation when_present(Translation found) const noexcept;
+
  private:
-  explicit PeerMemory(std::vector<PeerRegion> regions) : regions_(std::move(regions)) {}
+  PeerMemory(std::vector<PeerRegion> regions, std::shared_ptr<AbsentPages> absent)
+      : regions_(std::move(regions)), absent_(std::move(absent)) {}
 
   std::vector<PeerRegion> regions_;  // sorted by guest address
+  std::shared_ptr<AbsentPages> absent_;
 };
 
 class IotlbReader;
@@ -114,8 +132,9 @@ class PeerView {
   /// Addresses are the guest's own.
   explicit PeerView(const PeerMemory& memory) : memory_(&memory) {}
 
-  /// Addresses are behind an IOMMU. Who uses the view calls `refresh` at the beginning of a turn.
-  explicit PeerView(IotlbReader& iotlb) : iotlb_(&iotlb) {}
+  /// Addresses are behind an IOMMU, whose mappings point into `memory`. Who uses the view calls
+  /// `refresh` at the beginning of a turn.
+  PeerView(const PeerMemory& memory, IotlbReader& iotlb) : memory_(&memory), iotlb_(&iotlb) {}
 
   [[nodiscard]] bool behind_iommu() const noexcept { return iotlb_ != nullptr; }
 

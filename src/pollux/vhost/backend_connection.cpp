@@ -111,6 +111,7 @@ Status BackendConnection::follow_session() {
   if (auto ok = watch_channel(); !ok) return ok;
   if (auto ok = watch_misses(); !ok) return ok;
   if (auto ok = watch_inband(); !ok) return ok;
+  if (auto ok = watch_arrivals(); !ok) return ok;
   const bool ticks = session_.wants_ticks();
   if (!ticks) ticker_.reset();
   if (ticks && !ticker_.active()) {
@@ -169,7 +170,26 @@ Status BackendConnection::watch_transfer() {
   return {};
 }
 
+/// Rings whose pages had not come start as soon as they have.
+Status BackendConnection::watch_arrivals() {
+  auto absent = session_.absent_pages();
+  if (absent == absent_) return {};
+  arrivals_watch_.reset();
+  absent_ = std::move(absent);
+  if (!absent_) return {};
+  auto watch =
+      loop_.watch_fd(absent_->arrivals(), EPOLLIN, [this](uint32_t) {
+    session_.pages_arrived();
+    go_on({});
+  });
+  if (!watch) return forward(watch);
+  arrivals_watch_ = std::move(*watch);
+  return {};
+}
+
 void BackendConnection::close(const Error& error) {
+  arrivals_watch_.reset();
+  absent_.reset();
   channel_watch_.reset();
   channel_socket_.reset();
   miss_watch_.reset();

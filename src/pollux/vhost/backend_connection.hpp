@@ -58,6 +58,7 @@ class BackendConnection {
   [[nodiscard]] Status watch();
   [[nodiscard]] Status watch_channel();
   [[nodiscard]] Status watch_misses();
+  [[nodiscard]] Status watch_arrivals();
   [[nodiscard]] Status watch_transfer();
   [[nodiscard]] Status watch_inband();
   [[nodiscard]] Status follow_session();
@@ -75,7 +76,9 @@ class BackendConnection {
   SharedFd channel_socket_;  // what is watched of the channel, and for what
   uint32_t channel_events_ = 0;
   std::shared_ptr<MissBell> miss_bell_;
+  std::shared_ptr<AbsentPages> absent_;  // whose arrivals are watched
   // Last: no event reaches a half-dismantled connection.
+  EventLoop::Watch arrivals_watch_;
   EventLoop::Watch channel_watch_;
   EventLoop::Watch miss_watch_;
   EventLoop::Watch ticker_;

@@ -19,7 +19,7 @@ using spec::VHOST_USER_F_PROTOCOL_FEATURES;
 BackendSession::BackendSession(BackendDevice& device, Log log)
     : device_(device), log_(std::move(log)), offer_(device.offer()) {
   offer_.features |= VHOST_USER_F_PROTOCOL_FEATURES;
-  offer_.protocol_features &= kProtocolFeatures;
+  offer_.protocol_features &= possible_protocol_features();
   if ((offer_.protocol_features & spec::VHOST_USER_PROTOCOL_F_LOG_SHMFD) != 0) {
     offer_.features |= spec::VHOST_F_LOG_ALL;
   }
@@ -30,7 +30,13 @@ BackendSession::BackendSession(BackendDevice& device, Log log)
 
 BackendSession::~BackendSession() { end(); }
 
+uint64_t BackendSession::possible_protocol_features() {
+  const bool faults = PageFaults::open().has_value();
+  return faults ? kProtocolFeatures : kProtocolFeatures & ~spec::VHOST_USER_PROTOCOL_F_PAGEFAULT;
+}
+
 void BackendSession::end() noexcept {
+  abandon_absent_pages();
   for (uint16_t i = 0; i < offer_.vrings; ++i) {
     if (auto ok = stop(i); !ok) log_.error(ok.error().what);
   }
@@ -69,6 +75,9 @@ BackendSession::Handler BackendSession::find_handler(uint32_t request) {
       Row{spec::VHOST_USER_SET_MEM_TABLE, &S::set_mem_table},
       Row{spec::VHOST_USER_ADD_MEM_REG, &S::add_mem_reg},
       Row{spec::VHOST_USER_REM_MEM_REG, &S::rem_mem_reg},
+      Row{spec::VHOST_USER_POSTCOPY_ADVISE, &S::postcopy_advise},
+      Row{spec::VHOST_USER_POSTCOPY_LISTEN, &S::postcopy_listen},
+      Row{spec::VHOST_USER_POSTCOPY_END, &S::postcopy_end},
       Row{spec::VHOST_USER_SET_LOG_BASE, &S::set_log_base},
       Row{spec::VHOST_USER_SET_LOG_FD, &S::set_log_fd},
       Row{spec::VHOST_USER_SET_VRING_NUM, &S::set_vring_num},

@@ -11,8 +11,10 @@
 
 #include "pollux/base/log.hpp"
 #include "pollux/base/result.hpp"
+#include "pollux/mem/absent_pages.hpp"
 #include "pollux/mem/iotlb.hpp"
 #include "pollux/mem/iotlb_reader.hpp"
+#include "pollux/mem/page_faults.hpp"
 #include "pollux/vhost/backend_channel.hpp"
 #include "pollux/vhost/device.hpp"
 #include "pollux/vhost/message.hpp"
@@ -38,7 +40,9 @@ class BackendSession {
       spec::VHOST_USER_PROTOCOL_F_INBAND_NOTIFICATIONS |
       spec::VHOST_USER_PROTOCOL_F_CONFIGURE_MEM_SLOTS | spec::VHOST_USER_PROTOCOL_F_STATUS |
       spec::VHOST_USER_PROTOCOL_F_SHARED_OBJECT | spec::VHOST_USER_PROTOCOL_F_DEVICE_STATE |
-      spec::VHOST_USER_PROTOCOL_F_SHMEM;
+      spec::VHOST_USER_PROTOCOL_F_SHMEM | spec::VHOST_USER_PROTOCOL_F_PAGEFAULT;
+  /// The same without what this process may not do here: post-copy needs userfaultfd.
+  [[nodiscard]] static uint64_t possible_protocol_features();
 
   /// Whether sessions serve this request of the front end; the others are refused.
   [[nodiscard]] static bool serves(uint32_t request);
@@ -103,6 +107,10 @@ class BackendSession {
   [[nodiscard]] const std::shared_ptr<const PeerMemory>& memory() const { return memory_; }
   /// The log of dirty pages that the front end shared, if any; in use or not.
   [[nodiscard]] const std::shared_ptr<DirtyLog>& dirty_log() const { return dirty_log_; }
+  /// The pages of a guest that is migrated post-copy; null: all are here. Call `pages_arrived` when
+  /// its `arrivals()` is readable.
+  [[nodiscard]] std::shared_ptr<AbsentPages> absent_pages() const;
+  void pages_arrived();
   /// Tells the front end, if it wants to know, that pages were marked since the last call. Call it
   /// now and then: workers do not.
   void tell_of_dirty_pages() const noexcept;
@@ -162,6 +170,9 @@ class BackendSession {
   Result<Reply> set_vring_call(Message& message);
   Result<Reply> set_vring_err(Message& message);
   Result<Reply> set_vring_enable(Message& message);
+  Result<Reply> postcopy_advise(Message& message);
+  Result<Reply> postcopy_listen(Message& message);
+  Result<Reply> postcopy_end(Message& message);
   Result<Reply> set_log_base(Message& message);
   Result<Reply> set_log_fd(Message& message);
   Result<Reply> vring_kick(Message& message);
@@ -184,8 +195,6 @@ class BackendSession {
   [[nodiscard]] Result<uint16_t> check_index(uint64_t index) const;
   [[nodiscard]] Result<VringFd> check_vring_fd(Message& message, int access) const;
   [[nodiscard]] Status check_features(uint64_t features) const;
-  [[nodiscard]] Result<MemorySlot> check_slot(const spec::VhostUserMemoryRegion& region,
-                                              UniqueFd fd) const;
   [[nodiscard]] Result<StateTransfer> begin_transfer(Message& message);
   // These ask the IOMMU for what they miss.
   [[nodiscard]] Result<RingStart> prepare_start(uint16_t index);
@@ -204,6 +213,16 @@ class BackendSession {
   [[nodiscard]] Status change_features(uint64_t features);
   [[nodiscard]] Status update_log(uint16_t index);
   [[nodiscard]] Status update_logs();
+  // A guest whose pages still come: session_postcopy.cpp.
+  [[nodiscard]] bool in_postcopy() const;
+  [[nodiscard]] static bool is_postcopy_go(const Message& message);
+  [[nodiscard]] Message postcopy_table(const Message& message, std::vector<MemorySlot> slots,
+                                       std::vector<PeerRegion> regions);
+  [[nodiscard]] Result<Reply> postcopy_add(Message& message);
+  [[nodiscard]] Result<Reply> postcopy_go();
+  void forget_absent_pages(const PeerRegion& region) noexcept;
+  void abandon_absent_pages() noexcept;
+
   void update_controls(uint16_t index);
   void set_enabled(uint16_t index, bool enabled);
 
@@ -242,6 +261,13 @@ class BackendSession {
   std::shared_ptr<const PeerMemory> memory_;
   std::unique_ptr<BackendChannel> channel_;
   std::shared_ptr<DirtyLog> dirty_log_;
+  struct Postcopy {
+    PageFaults faults;
+    bool listening = false;           // POSTCOPY_LISTEN came
+    std::vector<MemorySlot> slots{};  // what the front end has shared since, in use or not
+    std::vector<PeerRegion> regions{};
+  };
+  std::optional<Postcopy> postcopy_;
   std::vector<Inband> inband_;
   std::optional<StateTransfer> transfer_;
   std::optional<Status> loaded_;  // what came of transfer_, once it is over

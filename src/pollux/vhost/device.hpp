@@ -71,7 +71,9 @@ struct RingStart {
   std::shared_ptr<IotlbReader> iotlb;
 
   /// What the ring translates descriptors with.
-  [[nodiscard]] PeerView view() const { return iotlb ? PeerView(*iotlb) : PeerView(*memory); }
+  [[nodiscard]] PeerView view() const {
+    return iotlb ? PeerView(*memory, *iotlb) : PeerView(*memory);
+  }
 };
 
 /// The device behind a session: what a port (or any other vhost-user device) implements. All calls

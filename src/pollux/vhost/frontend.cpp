@@ -172,7 +172,7 @@ Status Frontend::set_protocol_features(uint64_t protocol_features) {
 
 Result<uint64_t> Frontend::get_queue_num() { return ask_u64(spec::VHOST_USER_GET_QUEUE_NUM); }
 
-Status Frontend::set_mem_table(std::span<const SharedMemoryRegion> regions) {
+Result<Message> Frontend::table_of(std::span<const SharedMemoryRegion> regions) const {
   if (regions.size() > spec::VHOST_USER_MAX_RAM_REGIONS) {
     return fail(ErrorCode::kInvalidArgument,
                 fmt::format("{} memory regions do not fit into one message of {}", regions.size(),
@@ -183,9 +183,14 @@ Status Frontend::set_mem_table(std::span<const SharedMemoryRegion> regions) {
   message.put(uint32_t{0});
   for (const SharedMemoryRegion& region : regions) {
     message.put(wire_region(region));
-    if (auto ok = attach_copy(message, region.fd); !ok) return ok;
+    if (auto ok = attach_copy(message, region.fd); !ok) return forward(ok);
   }
-  return send_acknowledged(std::move(message));
+  return message;
+}
+
+Status Frontend::set_mem_table(std::span<const SharedMemoryRegion> regions) {
+  auto message = table_of(regions);
+  return message ? send_acknowledged(std::move(*message)) : Status(forward(message));
 }
 
 Result<uint64_t> Frontend::get_max_mem_slots() {
@@ -283,6 +288,52 @@ Status Frontend::set_vring_err(uint16_t index, int fd) {
 Status Frontend::set_vring_enable(uint16_t index, bool enabled) {
   return send_acknowledged(make_request(spec::VHOST_USER_SET_VRING_ENABLE,
                                         spec::vhost_vring_state{index, enabled ? 1U : 0U}));
+}
+
+Result<UniqueFd> Frontend::postcopy_advise() {
+  constexpr uint32_t kRequest = spec::VHOST_USER_POSTCOPY_ADVISE;
+  if (auto ok = send(make_request(kRequest)); !ok) return forward(ok);
+  auto reply = receive_reply(kRequest);
+  if (!reply) return forward(reply);
+  if (reply->fds.size() != 1) {
+    return fail(ErrorCode::kProtocol, "the back end's reply to POSTCOPY_ADVISE has no descriptor");
+  }
+  return std::move(reply->fds.front());
+}
+
+Status Frontend::postcopy_listen() {
+  return send_acknowledged(make_request(spec::VHOST_USER_POSTCOPY_LISTEN));
+}
+
+Result<std::vector<UserAddr>> Frontend::postcopy_mem_table(
+    std::span<const SharedMemoryRegion> regions) {
+  auto message = table_of(regions);
+  if (!message) return forward(message);
+  const size_t size = message->payload.size();
+  if (auto ok = send(std::move(*message)); !ok) return forward(ok);
+  auto reply = receive_reply(spec::VHOST_USER_SET_MEM_TABLE);
+  if (!reply) return forward(reply);
+  if (reply->payload.size() != size) {
+    return fail(ErrorCode::kProtocol, "the back end's reply to SET_MEM_TABLE is no table like it");
+  }
+  std::vector<UserAddr> places;
+  for (size_t i = 0; i < regions.size(); ++i) {
+    const size_t at =
+        offsetof(spec::VhostUserMemory, regions) + i * sizeof(spec::VhostUserMemoryRegion);
+    places.push_back(UserAddr{reply->get<spec::VhostUserMemoryRegion>(at)->userspace_addr});
+  }
+  return places;
+}
+
+Status Frontend::postcopy_go() {
+  return send(make_request(spec::VHOST_USER_SET_MEM_TABLE, uint64_t{0}));
+}
+
+Status Frontend::postcopy_end() {
+  auto verdict = ask_u64(spec::VHOST_USER_POSTCOPY_END);
+  if (!verdict) return forward(verdict);
+  if (*verdict == 0) return {};
+  return fail(ErrorCode::kInvalidArgument, "the back end could not end the post-copy migration");
 }
 
 Status Frontend::set_log_base(int fd, uint64_t offset, uint64_t size) {

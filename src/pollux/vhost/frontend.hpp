@@ -106,6 +106,16 @@ class Frontend {
   /// Shares the log of dirty pages: bytes [offset, offset + size) of `fd`, one bit for each page of
   /// 4 KiB. Needs LOG_SHMFD. The descriptor stays the caller's, here and below.
   [[nodiscard]] Status set_log_base(int fd, uint64_t offset, uint64_t size);
+  /// Post-copy, needs PAGEFAULT: the userfaultfd on which the back end's page faults arrive.
+  [[nodiscard]] Result<UniqueFd> postcopy_advise();
+  [[nodiscard]] Status postcopy_listen();
+  /// After postcopy_listen, instead of set_mem_table: where the back end has the regions, which it
+  /// does not touch before postcopy_go.
+  [[nodiscard]] Result<std::vector<UserAddr>> postcopy_mem_table(
+      std::span<const SharedMemoryRegion> regions);
+  /// Page faults are served from now on.
+  [[nodiscard]] Status postcopy_go();
+  [[nodiscard]] Status postcopy_end();
   /// An eventfd that the back end writes to when it has marked pages; -1: none.
   [[nodiscard]] Status set_log_fd(int fd);
 
@@ -159,6 +169,7 @@ class Frontend {
   [[nodiscard]] Status wait_for(int fd, short events, Nanos deadline);
   [[nodiscard]] Status serve_channel();
   [[nodiscard]] Status send_acknowledged(Message message);
+  [[nodiscard]] Result<Message> table_of(std::span<const SharedMemoryRegion> regions) const;
   [[nodiscard]] Result<uint64_t> ask_u64(uint32_t request);
   [[nodiscard]] Status send_vring_fd(uint32_t request, uint16_t index, int fd);
   [[nodiscard]] Result<StateTransfer> transfer_state(bool save, std::vector<std::byte> state);

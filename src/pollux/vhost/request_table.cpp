@@ -27,8 +27,9 @@ constexpr std::string_view kForCrypto = "it belongs to crypto devices";
 
 // "Front-end message types". Two rows are wider than the text: SET_VRING_ENABLE, which peers send
 // without VHOST_USER_F_PROTOCOL_FEATURES too, and NET_SET_MTU, which QEMU sends before it
-// acknowledges VIRTIO_NET_F_MTU. SET_LOG_BASE is only known as it is with LOG_SHMFD: without, its
-// payload is an address in the front end, of use to nobody else.
+// acknowledges VIRTIO_NET_F_MTU. ADD_MEM_REG comes with 8 zeros and no descriptor when a front end
+// is ready to serve page faults ("POSTCOPY_LISTEN"). SET_LOG_BASE is only known as it is with
+// LOG_SHMFD: without, its payload is an address in the front end, of use to nobody else.
 constexpr std::array kRules{
     // request, name, payload min and max, descriptors min and max, reply, features, protocol
     RequestRule{VHOST_USER_GET_FEATURES, "GET_FEATURES", 0, 0, 0, 0, true},
@@ -88,8 +89,8 @@ constexpr std::array kRules{
     RequestRule{VHOST_USER_VRING_KICK, "VRING_KICK", kState, kState, 0, 0, false, 0,
                 VHOST_USER_PROTOCOL_F_INBAND_NOTIFICATIONS},
     RequestRule{VHOST_USER_GET_MAX_MEM_SLOTS, "GET_MAX_MEM_SLOTS", 0, 0, 0, 0, true, 0, kSlots},
-    RequestRule{VHOST_USER_ADD_MEM_REG, "ADD_MEM_REG", sizeof(VhostUserMemRegMsg),
-                sizeof(VhostUserMemRegMsg), 1, 1, false, 0, kSlots},
+    RequestRule{VHOST_USER_ADD_MEM_REG, "ADD_MEM_REG", kU64, sizeof(VhostUserMemRegMsg), 0, 1,
+                false, 0, kSlots},
     RequestRule{VHOST_USER_REM_MEM_REG, "REM_MEM_REG", sizeof(VhostUserMemRegMsg),
                 sizeof(VhostUserMemRegMsg), 0, 1, false, 0, kSlots},
     RequestRule{VHOST_USER_SET_STATUS, "SET_STATUS", kU64, kU64, 0, 0, false, 0,

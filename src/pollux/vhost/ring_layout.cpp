@@ -103,4 +103,20 @@ Result<RingLayout> translate_ring(const VringState& vring, uint64_t features,
                            reinterpret_cast<spec::virtq_used*>(host[2])};
 }
 
+bool ring_is_here(const PeerMemory& memory, const RingLayout& layout) {
+  // All parts, so that all that are missing are asked for.
+  const auto here = [&](const auto* part, uint64_t size) {
+    return static_cast<unsigned>(memory.present(reinterpret_cast<const std::byte*>(part), size));
+  };
+  if (const auto* split = std::get_if<ring::SplitLayout>(&layout)) {
+    return (here(split->desc, spec::desc_bytes(split->size)) &
+            here(split->avail, spec::avail_bytes(split->size)) &
+            here(split->used, spec::used_bytes(split->size))) != 0;
+  }
+  const auto& packed = std::get<ring::PackedLayout>(layout);
+  return (here(packed.desc, spec::packed_desc_bytes(packed.size)) &
+          here(packed.driver, sizeof *packed.driver) &
+          here(packed.device, sizeof *packed.device)) != 0;
+}
+
 }  // namespace pollux::vhost

@@ -52,4 +52,8 @@ struct RingPart {
     const VringState& vring, uint64_t features,
     const std::function<Result<std::byte*>(const RingPart&)>& find);
 
+/// True when the ring can be touched without waiting for its pages; asks for them if not. See
+/// PeerMemory::present.
+[[nodiscard]] bool ring_is_here(const PeerMemory& memory, const RingLayout& layout);
+
 }  // namespace pollux::vhost

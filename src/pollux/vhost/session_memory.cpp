@@ -1,40 +1,16 @@
 // SPDX-License-Identifier: Apache-2.0
 // A session's memory: what the front end shares is mapped and checked whole, then put in the place
 // of what was there, with all rings at rest in between.
-#include <fcntl.h>
 #include <fmt/format.h>
 
 #include <algorithm>
-#include <cerrno>
 #include <utility>
 
 #include "pollux/vhost/backend_session.hpp"
+#include "pollux/vhost/memory_slot.hpp"
 
 namespace pollux::vhost {
 namespace {
-
-/// Maps a region. The state keeps its own descriptor, to map it again after a hand-over.
-Result<PeerRegion> map_region(const MemorySlot& slot) {
-  UniqueFd fd(fcntl(slot.fd->get(), F_DUPFD_CLOEXEC, 0));
-  if (!fd) return fail_errno(errno, "can not keep a descriptor of the peer's memory");
-  const spec::VhostUserMemoryRegion& r = slot.region;
-  auto mapping = PeerMapping::map(std::move(fd), r.mmap_offset, r.memory_size);
-  if (!mapping) return forward(mapping);
-  return PeerRegion{GuestAddr{r.guest_phys_addr}, UserAddr{r.userspace_addr}, r.memory_size,
-                    (*mapping)->data(), *mapping};
-}
-
-bool same_place(const spec::VhostUserMemoryRegion& a, const spec::VhostUserMemoryRegion& b) {
-  return a.guest_phys_addr == b.guest_phys_addr && a.userspace_addr == b.userspace_addr &&
-         a.memory_size == b.memory_size;
-}
-
-MemorySlot* find_slot(std::vector<MemorySlot>& slots, const spec::VhostUserMemoryRegion& region) {
-  const auto at = std::find_if(slots.begin(), slots.end(), [&](const MemorySlot& slot) {
-    return same_place(slot.region, region);
-  });
-  return at == slots.end() ? nullptr : &*at;
-}
 
 std::vector<PeerRegion> regions_of(const std::shared_ptr<const PeerMemory>& memory) {
   if (!memory) return {};
@@ -44,18 +20,8 @@ std::vector<PeerRegion> regions_of(const std::shared_ptr<const PeerMemory>& memo
 
 }  // namespace
 
-Result<MemorySlot> BackendSession::check_slot(const spec::VhostUserMemoryRegion& region,
-                                              UniqueFd fd) const {
-  const uint64_t end = region.mmap_offset + region.memory_size;
-  if (end < region.mmap_offset || end > static_cast<uint64_t>(INT64_MAX)) {
-    return fail(ErrorCode::kProtocol,
-                fmt::format("the region of {:#x} bytes at file offset {:#x} wraps around",
-                            region.memory_size, region.mmap_offset));
-  }
-  return MemorySlot{region, std::make_shared<const UniqueFd>(std::move(fd))};
-}
-
 Result<BackendSession::Reply> BackendSession::set_mem_table(Message& message) {
+  if (in_postcopy() && is_postcopy_go(message)) return postcopy_go();
   constexpr size_t kHead = offsetof(spec::VhostUserMemory, regions);
   const uint32_t count = *message.get<uint32_t>();
   if (count > spec::VHOST_USER_MAX_RAM_REGIONS || count > offer_.mem_slots) {
@@ -74,14 +40,14 @@ Result<BackendSession::Reply> BackendSession::set_mem_table(Message& message) {
   std::vector<PeerRegion> regions;
   for (uint32_t i = 0; i < count; ++i) {
     const size_t at = kHead + i * sizeof(spec::VhostUserMemoryRegion);
-    auto slot =
-        check_slot(*message.get<spec::VhostUserMemoryRegion>(at), std::move(message.fds[i]));
+    auto slot = make_slot(*message.get<spec::VhostUserMemoryRegion>(at), std::move(message.fds[i]));
     if (!slot) return forward(slot);
     auto region = map_region(*slot);
     if (!region) return forward(region);
     slots.push_back(std::move(*slot));
     regions.push_back(std::move(*region));
   }
+  if (in_postcopy()) return postcopy_table(message, std::move(slots), std::move(regions));
   auto memory = PeerMemory::create(std::move(regions));
   if (!memory) return forward(memory);
   if (auto ok = replace_memory(std::move(*memory), std::move(slots)); !ok) return forward(ok);
@@ -89,6 +55,11 @@ Result<BackendSession::Reply> BackendSession::set_mem_table(Message& message) {
 }
 
 Result<BackendSession::Reply> BackendSession::add_mem_reg(Message& message) {
+  if (in_postcopy() && is_postcopy_go(message)) return postcopy_go();
+  if (message.payload.size() != sizeof(spec::VhostUserMemRegMsg) || message.fds.size() != 1) {
+    return fail(ErrorCode::kProtocol, "it takes one region and its descriptor");
+  }
+  if (in_postcopy()) return postcopy_add(message);
   const auto added = message.get<spec::VhostUserMemRegMsg>()->region;
   if (MemorySlot* known = find_slot(state_.slots, added)) {
     ++known->references;
@@ -98,7 +69,7 @@ Result<BackendSession::Reply> BackendSession::add_mem_reg(Message& message) {
     return fail(ErrorCode::kResource,
                 fmt::format("all {} memory slots are in use", offer_.mem_slots));
   }
-  auto slot = check_slot(added, std::move(message.fds.front()));
+  auto slot = make_slot(added, std::move(message.fds.front()));
   if (!slot) return forward(slot);
   auto region = map_region(*slot);
   if (!region) return forward(region);
@@ -127,9 +98,10 @@ Result<BackendSession::Reply> BackendSession::rem_mem_reg(Message& message) {
   std::vector<MemorySlot> slots = state_.slots;
   std::erase_if(slots, [&](const MemorySlot& s) { return same_place(s.region, wanted); });
   std::vector<PeerRegion> regions = regions_of(memory_);
-  std::erase_if(regions,
-                [&](const PeerRegion& r) { return r.guest.value == wanted.guest_phys_addr; });
-  auto memory = PeerMemory::create(std::move(regions));
+  const auto gone = [&](const PeerRegion& r) { return r.guest.value == wanted.guest_phys_addr; };
+  forget_absent_pages(*std::find_if(regions.begin(), regions.end(), gone));
+  std::erase_if(regions, gone);
+  auto memory = PeerMemory::create(std::move(regions), memory_->absent());
   if (!memory) return forward(memory);
   if (auto ok = replace_memory(std::move(*memory), std::move(slots)); !ok) return forward(ok);
   return Reply();

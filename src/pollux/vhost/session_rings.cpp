@@ -236,6 +236,9 @@ Result<RingStart> BackendSession::prepare_start(uint16_t index) {
   if (log_is_missing(vring)) return fail(ErrorCode::kNotFound, "the dirty log is not shared yet");
   auto layout = find_ring(index);
   if (!layout) return forward(layout);
+  if (!ring_is_here(*memory_, *layout)) {
+    return fail(ErrorCode::kNotFound, "not all of its pages have come yet");
+  }
   const uint32_t base = base_of(vring);
   if (auto ok = check_ring_base(packed(), base, vring.size); !ok) return forward(ok);
   RingStart start;
