@@ -9,6 +9,7 @@
 #include <initializer_list>
 #include <vector>
 
+#include "pollux/ring/packed_device_ring.hpp"
 #include "pollux/ring/split_device_ring.hpp"
 #include "pollux/virtio/net_device_rx.hpp"
 #include "pollux/virtio/net_device_tx.hpp"
@@ -213,6 +214,79 @@ TEST_F(LoggedQueue, WithoutALogNothingIsMarked) {
   offer({0});
   send(make(), {60}, false);
   EXPECT_EQ(marks(), Marks{});
+}
+
+/// The same guest with a packed queue of four descriptors: 64 bytes {addr le64, len le32, id le16,
+/// flags le16}, of which the first ends page 16, then the driver's event structure at 0x11030 and
+/// the device's at 0x11034. Only that one is the area that log_guest_addr speaks of; descriptors
+/// are marked where they lie.
+class LoggedPackedQueue : public LoggedQueue {
+ protected:
+  static constexpr uint64_t kDesc = 0x10ff0;
+  static constexpr uint64_t kDevice = 0x11034;
+  using Ring = ring::PackedDeviceRing<>;
+
+  void log_device_area_at(uint64_t addr, bool logged = true) {
+    write_log_.emplace(guest_.memory(), log_,
+                       WriteLog::RingArea{guest_.at(kDevice), 4, GuestAddr{addr}, logged});
+  }
+  Ring make_packed() {
+    PeerView view = guest_.view();
+    view.set_log(&*write_log_);
+    const ring::PackedLayout layout{
+        4, reinterpret_cast<spec::pvirtq_desc*>(guest_.at(kDesc)),
+        reinterpret_cast<spec::pvirtq_event_suppress*>(guest_.at(kDevice - 4)),
+        reinterpret_cast<spec::pvirtq_event_suppress*>(guest_.at(kDevice))};
+    return Ring({.layout = layout, .next = {}}, view);
+  }
+  /// Available in the first lap: AVAIL (bit 7) set, USED (bit 15) clear.
+  void offer(uint32_t index, uint64_t addr, uint32_t len) {
+    std::byte* at = guest_.at(kDesc + 16 * index);
+    put_le(at, addr);
+    put_le(at + 8, len);
+    put_le(at + 12, static_cast<uint16_t>(index));
+    put_le(at + 14, static_cast<uint16_t>(0x80 | kWrite));
+  }
+  void send(unsigned frames) {
+    virtio::NetDeviceTx<Ring> tx(make_packed(), spec::VIRTIO_F_VERSION_1);
+    Burst burst(pool_.cache());
+    for (unsigned i = 0; i < frames; ++i) burst.push(pool_.packet_of(pattern(60)));
+    QueueCounters counters;
+    tx.send(burst, counters);
+    ASSERT_EQ(counters.packets.value(), frames);
+    EXPECT_EQ(marks_of_ring(), 0u) << "nothing is shown yet";
+    (void)tx.publish();
+  }
+  unsigned marks_of_ring() const { return std::to_integer<unsigned>(bits_[2]) & 3; }
+};
+
+TEST_F(LoggedPackedQueue, ADescriptorIsMarkedWhereItLies) {
+  log_device_area_at(0x60000);
+  offer(0, 0x14000, 2048);  // page 20
+  send(1);
+  EXPECT_EQ(marks(), (Marks{{2, 0x11}}));  // pages 16 and 20
+}
+
+TEST_F(LoggedPackedQueue, DescriptorsOnBothSidesOfAPagesEnd) {
+  log_device_area_at(0x60000);
+  offer(0, 0x14000, 2048);
+  offer(1, 0x14800, 2048);
+  send(2);
+  EXPECT_EQ(marks(), (Marks{{2, 0x13}}));  // pages 16, 17 and 20
+}
+
+TEST_F(LoggedPackedQueue, TheDeviceAreaCountsAtItsOwnAddress) {
+  log_device_area_at(0x60ffd);  // its flags, two bytes on, at 0x60fff and 0x61000
+  make_packed().suppress_notifications();
+  EXPECT_EQ(marks(), (Marks{{12, 0x03}}));
+}
+
+TEST_F(LoggedPackedQueue, WithoutVringFLogTheRingIsNotMarked) {
+  log_device_area_at(0x60000, false);
+  offer(0, 0x14000, 2048);
+  send(1);
+  make_packed().suppress_notifications();
+  EXPECT_EQ(marks(), (Marks{{2, 0x10}}));
 }
 
 }  // namespace
