@@ -54,10 +54,11 @@ class Guest:
     def __init__(self, supervisor: Supervisor, name: str, nics: Sequence[Nic], *,
                  megabytes: int = 384, vcpus: int = 1, slots: int = 0, max_megabytes: int = 0,
                  cpus: Sequence[int] | None = None, alone: bool = False,
-                 incoming: str = "", devices: Sequence[str] = ()) -> None:
+                 incoming: str = "", devices: Sequence[str] = (), iommu: bool = False) -> None:
         """`slots` and `max_megabytes` leave room for memory that is plugged in later. `alone`: with
         busybox and without the host's files, so that it can be migrated. `incoming`: QEMU waits
-        there for a guest to be migrated to it."""
+        there for a guest to be migrated to it. `iommu`: the guest has one, and its network cards
+        are behind it."""
         files = Path(subprocess.run([_PREPARE], capture_output=True, text=True,
                                     check=True).stdout.strip())
         self.name = name
@@ -65,7 +66,8 @@ class Guest:
         self._monitor_path = supervisor.path(f"{name}.qmp")
         memory = f"{megabytes}M" + (f",slots={slots},maxmem={max_megabytes}M" if slots else "")
         argv = ["qemu-system-x86_64", "-accel", os.environ.get("POLLUX_ACCEL", "tcg,thread=multi"),
-                "-cpu", "max", "-M", "q35", "-smp", str(vcpus), "-m", memory,
+                "-cpu", "max", "-M", "q35,kernel-irqchip=split" if iommu else "q35",
+                "-smp", str(vcpus), "-m", memory,
                 "-object", f"memory-backend-memfd,id=ram,size={megabytes}M,share=on",
                 "-numa", "node,memdev=ram",  # vhost-user wants memory that can be shared
                 "-nodefaults", "-nographic", "-no-reboot", "-serial", "stdio",
@@ -75,10 +77,12 @@ class Guest:
                 "-kernel", files / "vmlinuz", "-initrd", files / "initrd", "-append",
                 "console=ttyS0 panic=-1 no_timer_check quiet loglevel=4 "
                 "memhp_default_state=online_movable"
-                + (" pollux.alone" if alone else "")]
+                + (" pollux.alone" if alone else "") + (" intel_iommu=on" if iommu else "")]
         if not alone:
             argv += ["-virtfs", "local,path=/,mount_tag=host,security_model=none,readonly=on,"
                      "multidevs=remap"]
+        if iommu:  # before the cards that are to be behind it
+            argv += ["-device", "intel-iommu,intremap=on,caching-mode=on,device-iotlb=on"]
         for index, nic in enumerate(nics):
             options = ",server=on,wait=off" if nic.server else ""
             if nic.reconnect:
@@ -87,6 +91,7 @@ class Guest:
             # vectors=0: with MSI-X QEMU 7.2 under TCG crashes when vhost-user starts.
             device = (f"virtio-net-pci,netdev=n{index},mac={nic.mac},vectors=0,romfile="
                       f"{',mq=on' if nic.queues > 1 else ''}"
+                      f"{',iommu_platform=on,disable-legacy=on,ats=on' if iommu else ''}"
                       f"{',' + nic.properties if nic.properties else ''}")
             argv += ["-chardev", f"socket,id=c{index},path={nic.socket}{options}",
                      "-netdev", f"vhost-user,id=n{index},chardev=c{index}{queues}",
