@@ -119,6 +119,11 @@ class Frontend {
   /// An eventfd that the back end writes to when it has marked pages; -1: none.
   [[nodiscard]] Status set_log_fd(int fd);
 
+  /// Behind an IOMMU: tells of a mapping (VHOST_IOTLB_UPDATE), takes it back (INVALIDATE), or
+  /// refuses access (ACCESS_FAIL). A mapping is not used any more when its invalidation is
+  /// answered.
+  [[nodiscard]] Status iotlb(const spec::vhost_iotlb_msg& message);
+
   // Net.
   [[nodiscard]] Status send_rarp(const std::array<uint8_t, 6>& mac);
   [[nodiscard]] Status set_mtu(uint16_t mtu);

@@ -192,4 +192,13 @@ Status Frontend::load_device_state(std::span<const std::byte> state) {
   return check_device_state();
 }
 
+Status Frontend::iotlb(const spec::vhost_iotlb_msg& message) {
+  constexpr uint32_t kRequest = spec::VHOST_USER_IOTLB_MSG;
+  if (auto ok = send(make_request(kRequest, message)); !ok) return ok;
+  auto reply = receive_reply(kRequest);  // always one of its own
+  if (!reply) return forward(reply);
+  if (reply->get<uint64_t>() == uint64_t{0}) return {};
+  return fail(ErrorCode::kInvalidArgument, "the back end refused IOTLB_MSG");
+}
+
 }  // namespace pollux::vhost
