@@ -11,9 +11,12 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include <memory>
 #include <optional>
 #include <vector>
 
+#include "pollux/mem/iotlb.hpp"
+#include "pollux/mem/iotlb_reader.hpp"
 #include "pollux/mem/page_faults.hpp"
 
 namespace pollux {
@@ -123,6 +126,23 @@ TEST_F(AbsentGuest, TranslatingAPageThatIsMissingIsAMiss) {
   EXPECT_EQ(at.size, 16U);
   EXPECT_EQ(view.translate(0x10000 + kPages * kPage, 1, MemoryAccess::kRead).status,
             TranslationStatus::kFault);
+}
+
+TEST_F(AbsentGuest, BehindAnIommuToo) {
+  const auto memory = *PeerMemory::create({region_}, pages_);
+  const auto iotlb = std::make_shared<Iotlb>(memory);
+  ASSERT_TRUE(iotlb->update({0x400000, 4 * kPage, region_.user, 3}));
+  iotlb->publish();
+  IotlbReader reader(iotlb, std::make_shared<MissBell>(UniqueFd()));
+  PeerView view(*memory, reader);
+  view.refresh();
+  bring(0);
+  EXPECT_EQ(view.translate(0x400000, 10, MemoryAccess::kRead).status, TranslationStatus::kOk);
+  EXPECT_EQ(view.translate(0x401000, 10, MemoryAccess::kRead).status, TranslationStatus::kMiss);
+  EXPECT_EQ(asked(), 1U);
+  IotlbMiss miss;
+  EXPECT_FALSE(reader.take(miss)) << "the IOMMU has said all there is to say";
+  bring(1);
 }
 
 // A source that says nothing more: what waits for it is let go, and the guest's memory is as it

@@ -300,7 +300,7 @@ struct ViewTest : IotlbTest {
   std::shared_ptr<MissBell> bell =
       std::make_shared<MissBell>(UniqueFd(eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK)));
   IotlbReader reader{iotlb, bell};
-  PeerView view{reader};
+  PeerView view{*memory, reader};
 
   std::vector<std::pair<uint64_t, MemoryAccess>> misses() {
     std::vector<std::pair<uint64_t, MemoryAccess>> all;
