@@ -93,25 +93,38 @@ Status BackendConnection::watch_channel() {
   return {};
 }
 
-/// The bell comes and goes with the features.
-Status BackendConnection::watch_misses() {
-  if (session_.miss_bell() == miss_bell_) return {};
-  miss_watch_.reset();
-  miss_bell_ = session_.miss_bell();
-  if (!miss_bell_) return {};
-  auto watch = loop_.watch_fd(miss_bell_->fd(), EPOLLIN,
-                              [this](uint32_t) { go_on(session_.serve_misses()); });
+/// Watches what the session has now in the place of what it had.
+template <typename Source>
+Status BackendConnection::follow(Followed<Source>& followed, std::shared_ptr<Source> now,
+                                 int (Source::*fd)() const, std::function<Status()> ready) {
+  if (now == followed.source) return {};
+  followed.watch.reset();
+  followed.source = std::move(now);
+  if (!followed.source) return {};
+  auto watch = loop_.watch_fd((*followed.source.*fd)(), EPOLLIN,
+                              [this, ready = std::move(ready)](uint32_t) { go_on(ready()); });
   if (!watch) return forward(watch);
-  miss_watch_ = std::move(*watch);
+  followed.watch = std::move(*watch);
   return {};
 }
 
 /// Watches whatever the session wants watched now.
 Status BackendConnection::follow_session() {
   if (auto ok = watch_channel(); !ok) return ok;
-  if (auto ok = watch_misses(); !ok) return ok;
   if (auto ok = watch_inband(); !ok) return ok;
-  if (auto ok = watch_arrivals(); !ok) return ok;
+  if (auto ok = follow(misses_, session_.miss_bell(), &MissBell::fd,
+                       [this] { return session_.serve_misses(); });
+      !ok) {
+    return ok;
+  }
+  if (auto ok = follow(arrivals_, session_.absent_pages(), &AbsentPages::arrivals,
+                       [this] {
+                         session_.pages_arrived();
+                         return Status();
+                       });
+      !ok) {
+    return ok;
+  }
   const bool ticks = session_.wants_ticks();
   if (!ticks) ticker_.reset();
   if (ticks && !ticker_.active()) {
@@ -170,30 +183,11 @@ Status BackendConnection::watch_transfer() {
   return {};
 }
 
-/// Rings whose pages had not come start as soon as they have.
-Status BackendConnection::watch_arrivals() {
-  auto absent = session_.absent_pages();
-  if (absent == absent_) return {};
-  arrivals_watch_.reset();
-  absent_ = std::move(absent);
-  if (!absent_) return {};
-  auto watch =
-      loop_.watch_fd(absent_->arrivals(), EPOLLIN, [this](uint32_t) {
-    session_.pages_arrived();
-    go_on({});
-  });
-  if (!watch) return forward(watch);
-  arrivals_watch_ = std::move(*watch);
-  return {};
-}
-
 void BackendConnection::close(const Error& error) {
-  arrivals_watch_.reset();
-  absent_.reset();
+  arrivals_ = {};
   channel_watch_.reset();
   channel_socket_.reset();
-  miss_watch_.reset();
-  miss_bell_.reset();
+  misses_ = {};
   ticker_.reset();
   transfer_watch_.reset();
   inband_watches_.clear();

@@ -51,17 +51,25 @@ class BackendConnection {
   void close(const Error& error);
 
  private:
+  /// Something that the session has at times and that calls it, watched.
+  template <typename Source>
+  struct Followed {
+    std::shared_ptr<Source> source;
+    EventLoop::Watch watch;
+  };
+
   BackendConnection(EventLoop& loop, UniqueFd socket, BackendDevice& device, Log log,
                     Closed closed);
   void on_ready(uint32_t events);
   [[nodiscard]] Status drain();
   [[nodiscard]] Status watch();
   [[nodiscard]] Status watch_channel();
-  [[nodiscard]] Status watch_misses();
-  [[nodiscard]] Status watch_arrivals();
   [[nodiscard]] Status watch_transfer();
   [[nodiscard]] Status watch_inband();
   [[nodiscard]] Status follow_session();
+  template <typename Source>
+  [[nodiscard]] Status follow(Followed<Source>& followed, std::shared_ptr<Source> now,
+                              int (Source::*fd)() const, std::function<Status()> ready);
   void go_on(const Status& session);
 
   EventLoop& loop_;
@@ -75,12 +83,10 @@ class BackendConnection {
   uint32_t watched_ = 0;
   SharedFd channel_socket_;  // what is watched of the channel, and for what
   uint32_t channel_events_ = 0;
-  std::shared_ptr<MissBell> miss_bell_;
-  std::shared_ptr<AbsentPages> absent_;  // whose arrivals are watched
   // Last: no event reaches a half-dismantled connection.
-  EventLoop::Watch arrivals_watch_;
+  Followed<MissBell> misses_;
+  Followed<AbsentPages> arrivals_;
   EventLoop::Watch channel_watch_;
-  EventLoop::Watch miss_watch_;
   EventLoop::Watch ticker_;
   EventLoop::Watch transfer_watch_;
   std::vector<EventLoop::Watch> inband_watches_;
