@@ -91,8 +91,12 @@ class SplitDriverRing {
   void prefetch_used() const noexcept { access_.prefetch_read(&used_->ring[last_used_ & mask_]); }
 
   /// What SET_VRING_BASE tells a device that takes the ring over from one that has gone: the first
-  /// chain that was not returned. Devices that return chains in order go on there.
-  [[nodiscard]] uint32_t base() const noexcept { return access_.load_acquire(&used_->idx); }
+  /// chain that was not returned. Devices that return chains in order go on there. An index that
+  /// returns more than is out is a lie, and counts for nothing.
+  [[nodiscard]] uint32_t base() const noexcept {
+    const uint16_t used = access_.load_acquire(&used_->idx);
+    return static_cast<uint16_t>(used - last_used_) <= outstanding() ? used : last_used_;
+  }
 
   /// Asks the device not to interrupt (2.7.7); the state after construction. With event index this
   /// holds for the next 65535 chains only: then one interrupt may come, which is harmless.

@@ -98,6 +98,22 @@ TEST(SplitDriverRing, PollTakesAtMostWhatItIsGivenRoomFor) {
   EXPECT_FALSE(ring.broken());
 }
 
+TEST(SplitDriverRing, GoesOnBehindWhatWasReturned) {
+  Queue queue(8);
+  SplitDriverRing<> ring(queue.layout);
+  ring.add_writable(8, kOne);
+  (void)ring.publish();
+  queue.use(0, 1);
+  EXPECT_EQ(ring.base(), 1u) << "returned, if not seen yet";
+  UsedChain used;
+  ASSERT_EQ(ring.poll_used(&used, 1), 1u);
+  EXPECT_EQ(ring.base(), 1u);
+  queue.layout.used->idx = 9;
+  EXPECT_EQ(ring.base(), 1u) << "only seven are out";
+  queue.layout.used->idx = 0;
+  EXPECT_EQ(ring.base(), 1u) << "took a chain back";
+}
+
 TEST(SplitDriverRing, LengthOfAReadOnlyChainIsIgnored) {
   Queue queue(2);
   SplitDriverRing<> ring(queue.layout);
