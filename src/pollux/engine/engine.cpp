@@ -124,6 +124,10 @@ struct Engine::Impl {
     return next;
   }
 
+  void warn_of_late_worker(std::string_view news) const {
+    log.warn(fmt::format("a worker did not take notice of {} in time: is its CPU taken?", news));
+  }
+
   /// Publishes what the ports are now. False when a worker still uses the topology before.
   bool publish(Engine& engine) {
     auto next = build();
@@ -192,9 +196,7 @@ Result<PortIndex> Engine::add_port(std::string name, std::unique_ptr<Port> port)
   Impl::PortSlot& added = *slot;
   impl_->ports[index] = std::move(slot);
   for (size_t q = 0; q < added.rx.size(); ++q) added.rx_worker.push_back(impl_->least_loaded());
-  if (!impl_->publish(*this)) {
-    impl_->log.warn("a worker did not take notice of a new port in time: is its CPU taken?");
-  }
+  if (!impl_->publish(*this)) impl_->warn_of_late_worker("a new port");
   return static_cast<PortIndex>(index);
 }
 
@@ -250,7 +252,7 @@ Status Engine::set_queue_mode(const std::string& port, std::optional<unsigned> q
   for (unsigned q = 0; q < slot->rx_mode.size(); ++q) {
     if (!queue || *queue == q) slot->rx_mode[q] = mode;
   }
-  (void)impl_->publish(*this);
+  if (!impl_->publish(*this)) impl_->warn_of_late_worker("a queue's new mode");
   return {};
 }
 
