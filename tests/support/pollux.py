@@ -90,9 +90,9 @@ class PolluxSwitch(Switch):
             return wanted <= {n for n, p in self.port_infos().items() if p["link_up"]}
         try:
             wait_until(up, timeout, "", 0.05)
-        except HarnessError:
-            raise HarnessError(f"not all of {sorted(wanted)} have a peer: "
-                               f"{json.dumps(self.port_infos(), indent=1)}") from None
+        except HarnessError as error:
+            raise HarnessError(f"not all of {sorted(wanted)} have a peer: {error}: "
+                               f"{json.dumps(self.port_infos(), indent=1)}") from error
 
     def wait_detached(self, name: str, timeout: float = 10) -> None:
         wait_until(lambda: not self.port_infos()[name]["link_up"], timeout,

@@ -14,7 +14,8 @@ from dataclasses import dataclass
 
 from .process import Child, HarnessError, Supervisor, cpu_pair, wait_until
 
-_PROMPT = r"testpmd> "
+# Its log may come between the letters.
+_PROMPT = r"(?:[^\n]*\n){0,2}?".join("testpmd> ")
 
 
 @dataclass
