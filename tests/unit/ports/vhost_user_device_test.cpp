@@ -90,10 +90,14 @@ struct GuestRing {
 
 class VhostUserDevice : public testing::Test {
  protected:
-  explicit VhostUserDevice(uint16_t pairs = 2, unsigned senders = 1)
-      : device_(
-            {.queue_pairs = pairs, .senders = senders, .queue_size = 256, .features = kFeatures},
-            workers_, log()),
+  explicit VhostUserDevice(uint16_t pairs = 2, unsigned senders = 1,
+                           std::chrono::milliseconds enable_grace = {})
+      : device_({.queue_pairs = pairs,
+                 .senders = senders,
+                 .queue_size = 256,
+                 .features = kFeatures,
+                 .enable_grace = enable_grace},
+                workers_, log()),
         rx_(device_.rx_queues()),
         tx_(device_.tx_queues()) {}
 
@@ -346,6 +350,28 @@ TEST_F(VhostUserDevice, DisabledTransmitqIsEmptiedAndForgotten) {
   device_.update_ring(1, on);
   sends.offer_frame(pattern(61));
   EXPECT_EQ(poll(rx_[0]), std::vector<Bytes>{pattern(61)});
+}
+
+struct PatientVhostUserDevice : VhostUserDevice {
+  PatientVhostUserDevice() : VhostUserDevice(2, 1, std::chrono::hours(1)) {}
+};
+
+// A front end that takes a switch back starts its rings first and enables them then.
+TEST_F(PatientVhostUserDevice, WhatWasSentBeforeARingIsEnabledIsKept) {
+  GuestRing sends;
+  sends.offer_frame(pattern(500));
+  ASSERT_TRUE(device_.start_ring(sends.start(1, false)));
+  EXPECT_TRUE(poll(rx_[0]).empty());
+  EXPECT_EQ(sends.image.used_idx(), 0);
+  vhost::RingControls on;
+  on.enabled = true;
+  device_.update_ring(1, on);
+  EXPECT_EQ(poll(rx_[0]), std::vector<Bytes>{pattern(500)});
+  vhost::RingControls off;
+  device_.update_ring(1, off);
+  sends.offer_frame(pattern(61));
+  EXPECT_TRUE(poll(rx_[0]).empty());
+  EXPECT_EQ(sends.image.used_idx(), 2) << "disabled afterwards: emptied";
 }
 
 TEST_F(VhostUserDevice, DisabledReceiveqIsDown) {

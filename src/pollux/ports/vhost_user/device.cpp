@@ -83,7 +83,11 @@ Status NetDevice::start_ring(const vhost::RingStart& start) {
   };
   const size_t pair = start.index / 2;
   if (is_rx(start.index)) {
-    set_up(rx_rings_[pair], make_live_rx(start));
+    auto live = make_live_rx(start);
+    if (!start.controls.enabled) {
+      live->left_alone_until = std::chrono::steady_clock::now() + config_.enable_grace;
+    }
+    set_up(rx_rings_[pair], std::move(live));
   } else {
     set_up(tx_rings_[pair], make_live_tx(start));
   }
@@ -143,7 +147,9 @@ Result<uint32_t> NetDevice::stop_ring(uint16_t index) {
 
 void NetDevice::update_ring(uint16_t index, const vhost::RingControls& controls) {
   if (is_rx(index)) {
-    update(rx_rings_[index / 2], index, controls);
+    Ring<LiveRx>& ring = rx_rings_[index / 2];
+    if (controls.enabled) ring.live->left_alone_until.store({});
+    update(ring, index, controls);
   } else {
     update(tx_rings_[index / 2], index, controls);
   }

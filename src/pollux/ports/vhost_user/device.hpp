@@ -3,6 +3,7 @@
 
 #include <array>
 #include <atomic>
+#include <chrono>
 #include <cstdint>
 #include <memory>
 #include <span>
@@ -28,6 +29,8 @@ class NetDevice final : public vhost::BackendDevice {
     uint32_t queue_size = spec::kMaxSplitQueueSize;  ///< largest ring accepted
     uint64_t features = 0;                           ///< offered
     bool in_band = false;                            ///< offer INBAND_NOTIFICATIONS
+    /// How long a ring that starts disabled may wait to be enabled before it is emptied.
+    std::chrono::milliseconds enable_grace{1000};
   };
 
   /// `quiescence` outlives the device.

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <atomic>
+#include <chrono>
 #include <cstdint>
 #include <memory>
 
@@ -63,6 +64,10 @@ struct LiveRx : LiveRing {
   [[nodiscard]] virtual bool arm() noexcept = 0;
   virtual void disarm() noexcept = 0;
 
+  /// Until then, or until it was enabled, a disabled ring is left alone instead of emptied: a front
+  /// end that has come back enables its rings last, and what its driver sent meanwhile is not to be
+  /// lost. Written by control.
+  std::atomic<std::chrono::steady_clock::time_point> left_alone_until{};
   /// The kick descriptor is of a kind that can not wake us. The polling worker's.
   bool kick_useless = false;
 };

@@ -2,6 +2,7 @@
 #include "pollux/ports/vhost_user/queues.hpp"
 
 #include <array>
+#include <chrono>
 #include <cstring>
 #include <mutex>
 #include <utility>
@@ -49,9 +50,12 @@ void poll(void* self, Burst& burst) noexcept {
   if (slot.polled == nullptr) slot.polled = slot.live.load();
   LiveRx* live = slot.polled;
   if (live == nullptr) return;
+  const bool enabled = live->enabled();
+  if (!enabled && std::chrono::steady_clock::now() < live->left_alone_until.load()) [[unlikely]]
+    return;
   const size_t before = burst.size();
   live->poll(burst, slot.counters);
-  if (!live->enabled()) [[unlikely]]
+  if (!enabled) [[unlikely]]
     discard(burst, before, slot.counters);
 }
 
