@@ -76,7 +76,7 @@ echo $device >/sys/bus/pci/drivers_probe
 [ $(basename $(readlink -f /sys/bus/pci/devices/$device/driver)) = vfio-pci ] || exit 1
 ls /sys/bus/pci/devices/$device/iommu_group/devices
 sysctl -qw vm.nr_hugepages=96
-(sleep 900 | dpdk-testpmd --lcores 0@0,1@0 --in-memory -m 128 -a $device -- --total-num-mbufs=8192 \
+(sleep 900 | stdbuf -oL dpdk-testpmd --lcores 0@0,1@0 --in-memory -m 128 -a $device -- --total-num-mbufs=8192 \
   --forward-mode=icmpecho >/tmp/testpmd 2>&1) &
 for i in $(seq 600); do grep -q 'Press enter' /tmp/testpmd && exit 0; sleep 0.1; done
 cat /tmp/testpmd
