@@ -244,8 +244,10 @@ class BackendSession {
   [[nodiscard]] Result<RingLayout> find_ring_behind_iommu(uint16_t index);
   [[nodiscard]] Result<std::byte*> find_iova(const RingPart& part);
   void ask_misses();
-  [[nodiscard]] bool ask(const IotlbMiss& miss);
-  void on_miss_answered(const IotlbMiss& miss, const Result<Message>& answer);
+  [[nodiscard]] bool ask(const MissLedger::Question& question);
+  void on_miss_answered(const MissLedger::Question& question, const Result<Message>& answer);
+  void collect_misses();
+  void forget_misses(uint64_t first, uint64_t last);
   void tick_misses();
 
   [[nodiscard]] uint64_t virtio_features() const;

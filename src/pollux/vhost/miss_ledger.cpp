@@ -5,7 +5,7 @@ namespace pollux::vhost {
 
 bool MissLedger::add(const IotlbMiss& miss) {
   if (waiting_.size() >= kMaxWaiting) return false;
-  if (!waiting_.emplace(miss.key(), Entry{miss}).second) return false;
+  if (!waiting_.emplace(miss.key(), Entry{miss, ++serial_}).second) return false;
   // Nobody takes from the list while there is no way to ask.
   if (fresh_.size() > 2 * kMaxWaiting) {
     std::erase_if(fresh_, [this](uint64_t key) { return !waiting_.contains(key); });
@@ -14,30 +14,40 @@ bool MissLedger::add(const IotlbMiss& miss) {
   return true;
 }
 
-std::optional<IotlbMiss> MissLedger::next() {
+std::optional<MissLedger::Question> MissLedger::next() {
   while (!fresh_.empty()) {
     const auto found = waiting_.find(fresh_.front());
     fresh_.pop_front();
     if (found == waiting_.end() || found->second.state != State::kNew) continue;
     found->second.state = State::kAsked;
     found->second.ticks = 0;
-    return found->second.miss;
+    return Question{found->second.miss, found->second.serial};
   }
   return std::nullopt;
 }
 
-void MissLedger::put_back(const IotlbMiss& miss) {
-  const auto found = waiting_.find(miss.key());
-  if (found == waiting_.end() || found->second.state == State::kNew) return;
-  found->second.state = State::kNew;
-  fresh_.push_front(miss.key());
+MissLedger::Entry* MissLedger::find(const Question& question) {
+  const auto found = waiting_.find(question.miss.key());
+  const bool same = found != waiting_.end() && found->second.serial == question.serial;
+  return same ? &found->second : nullptr;
 }
 
-void MissLedger::done(const IotlbMiss& miss) {
-  const auto found = waiting_.find(miss.key());
-  if (found == waiting_.end()) return;
-  found->second.state = State::kDone;
-  found->second.ticks = 0;
+void MissLedger::put_back(const Question& question) {
+  Entry* entry = find(question);
+  if (entry == nullptr || entry->state == State::kNew) return;
+  entry->state = State::kNew;
+  fresh_.push_front(question.miss.key());
+}
+
+void MissLedger::done(const Question& question) {
+  Entry* entry = find(question);
+  if (entry == nullptr) return;
+  entry->state = State::kDone;
+  entry->ticks = 0;
+}
+
+bool MissLedger::settle(const Question& question) {
+  return find(question) != nullptr && waiting_.erase(question.miss.key()) != 0;
 }
 
 std::vector<IotlbMiss> MissLedger::take(uint64_t first, uint64_t last) {

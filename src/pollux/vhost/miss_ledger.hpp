@@ -24,18 +24,25 @@ class MissLedger {
   /// Ticks from a front end's "done" to the update that it speaks of: 1 s.
   static constexpr uint32_t kSettle = 10;
 
+  /// A miss as it was asked. A later miss at the same place is another question, which the answer
+  /// to this one says nothing of.
+  struct Question {
+    IotlbMiss miss;
+    uint64_t serial = 0;
+  };
+
   /// False when it is known already, or there is no room.
   bool add(const IotlbMiss& miss);
 
   /// The next miss to ask for, if any; it counts as asked from now on.
-  [[nodiscard]] std::optional<IotlbMiss> next();
+  [[nodiscard]] std::optional<Question> next();
   /// It could not be asked after all.
-  void put_back(const IotlbMiss& miss);
+  void put_back(const Question& question);
 
   /// The front end says that it has dealt with it.
-  void done(const IotlbMiss& miss);
+  void done(const Question& question);
   /// It is answered, one way or the other. False when it was not waited for any more.
-  bool settle(const IotlbMiss& miss) { return waiting_.erase(miss.key()) != 0; }
+  bool settle(const Question& question);
   /// Takes out and returns all misses at addresses in [first, last].
   [[nodiscard]] std::vector<IotlbMiss> take(uint64_t first, uint64_t last);
 
@@ -53,11 +60,15 @@ class MissLedger {
   enum class State : uint8_t { kNew, kAsked, kDone };
   struct Entry {
     IotlbMiss miss;
+    uint64_t serial = 0;
     State state = State::kNew;
     uint32_t ticks = 0;
   };
 
+  [[nodiscard]] Entry* find(const Question& question);
+
   std::map<uint64_t, Entry> waiting_;  // by key
+  uint64_t serial_ = 0;                // of the last miss that was added
   std::deque<uint64_t> fresh_;         // keys to ask for, oldest first; may be settled already
   uint64_t overdue_ = 0;
 };

@@ -90,6 +90,7 @@ Status BackendSession::change_mappings(const spec::vhost_iotlb_msg& wanted) {
     case spec::VHOST_IOTLB_INVALIDATE:
       ++state_.iotlb.invalidations;
       iotlb_->invalidate(wanted.iova, last);
+      forget_misses(wanted.iova, last);
       break;
     case spec::VHOST_IOTLB_ACCESS_FAIL:
       for (const IotlbMiss& miss : misses_.take(wanted.iova, last)) refuse_access(miss);
@@ -99,6 +100,13 @@ Status BackendSession::change_mappings(const spec::vhost_iotlb_msg& wanted) {
                   fmt::format("type {} is none that a front end sends", wanted.type));
   }
   return show_mappings(wanted.iova, last);
+}
+
+/// Whoever missed something in [first, last] did so before it changed, and may be done with it: the
+/// front end would refuse what nobody wants any more. Who still wants it says so again.
+void BackendSession::forget_misses(uint64_t first, uint64_t last) {
+  collect_misses();
+  if (!misses_.take(first, last).empty()) iotlb_->ask_again();
 }
 
 /// What was asked for in [first, last] has been answered; whatever was not granted is refused.
@@ -188,6 +196,13 @@ Result<std::byte*> BackendSession::find_iova(const RingPart& part) {
 
 Status BackendSession::serve_misses() {
   if (!iotlb_) return {};
+  collect_misses();
+  ask_misses();
+  return whole();
+}
+
+/// Takes note of what the workers have reported.
+void BackendSession::collect_misses() {
   bell_->answer();
   for (const IommuRing& ring : iommu_rings_) {
     if (!ring.reader) continue;
@@ -197,22 +212,21 @@ Status BackendSession::serve_misses() {
       if (status == TranslationStatus::kMiss) (void)misses_.add(miss);
     }
   }
-  ask_misses();
-  return whole();
 }
 
 void BackendSession::ask_misses() {
   while (channel_ && asked_ < kMaxAsked) {
-    const auto miss = misses_.next();
-    if (!miss) return;
-    if (ask(*miss)) continue;
-    misses_.put_back(*miss);
+    const auto question = misses_.next();
+    if (!question) return;
+    if (ask(*question)) continue;
+    misses_.put_back(*question);
     return;  // the channel is full: what makes room in it leads back here
   }
 }
 
 /// Asks the front end for one translation, and for no less access than it has granted before.
-bool BackendSession::ask(const IotlbMiss& miss) {
+bool BackendSession::ask(const MissLedger::Question& question) {
+  const IotlbMiss& miss = question.miss;
   const IotlbRun* known = iotlb_->table()->find(miss.iova);
   spec::vhost_iotlb_msg wanted{};
   wanted.iova = miss.iova;
@@ -222,8 +236,8 @@ bool BackendSession::ask(const IotlbMiss& miss) {
   Message message = make_request(spec::VHOST_USER_BACKEND_IOTLB_MSG, wanted);
   BackendChannel::Answered answered;
   if (negotiated(spec::VHOST_USER_PROTOCOL_F_REPLY_ACK)) {
-    answered = [this, miss, epoch = iotlb_epoch_](const Result<Message>& answer) {
-      if (epoch == iotlb_epoch_) on_miss_answered(miss, answer);
+    answered = [this, question, epoch = iotlb_epoch_](const Result<Message>& answer) {
+      if (epoch == iotlb_epoch_) on_miss_answered(question, answer);
     };
   }
   const bool counted = static_cast<bool>(answered);
@@ -233,17 +247,18 @@ bool BackendSession::ask(const IotlbMiss& miss) {
   return true;
 }
 
-void BackendSession::on_miss_answered(const IotlbMiss& miss, const Result<Message>& answer) {
+void BackendSession::on_miss_answered(const MissLedger::Question& question,
+                                      const Result<Message>& answer) {
   --asked_;
   if (!answer) {
-    misses_.put_back(miss);  // for the next channel
+    misses_.put_back(question);  // for the next channel
     return;
   }
   if (*answer->get<uint64_t>() == 0) {
-    misses_.done(miss);  // its update came before, or is on its way
-  } else if (misses_.settle(miss)) {
-    refuse_access(miss);
-    (void)show_mappings(miss.iova, miss.iova);  // a failure shows in broken_
+    misses_.done(question);  // its update came before, or is on its way
+  } else if (misses_.settle(question)) {
+    refuse_access(question.miss);
+    (void)show_mappings(question.miss.iova, question.miss.iova);  // a failure shows in broken_
   }
   ask_misses();
 }

@@ -14,13 +14,30 @@ TEST(MissLedger, AsksForAPageOnce) {
   EXPECT_TRUE(ledger.add({0x1234, kRead}));
   EXPECT_FALSE(ledger.add({0x1fff, kRead}));
   EXPECT_TRUE(ledger.add({0x1234, kWrite})) << "another access is another question";
-  EXPECT_EQ(ledger.next()->iova, 0x1234U);
-  EXPECT_EQ(ledger.next()->access, kWrite);
+  const auto first = ledger.next();
+  EXPECT_EQ(first->miss.iova, 0x1234U);
+  EXPECT_EQ(ledger.next()->miss.access, kWrite);
   EXPECT_FALSE(ledger.next());
   EXPECT_FALSE(ledger.add({0x1000, kRead})) << "it is on its way";
-  EXPECT_TRUE(ledger.settle({0x1fff, kRead}));
-  EXPECT_FALSE(ledger.settle({0x1fff, kRead}));
+  EXPECT_TRUE(ledger.settle(*first));
+  EXPECT_FALSE(ledger.settle(*first));
   EXPECT_TRUE(ledger.add({0x1000, kRead}));
+}
+
+TEST(MissLedger, AnAnswerIsForItsOwnQuestion) {
+  MissLedger ledger;
+  ledger.add({0x1000, kRead});
+  const auto before = ledger.next();
+  EXPECT_EQ(ledger.take(0x1000, 0x1fff).size(), 1U);
+  ledger.add({0x1000, kRead});
+  EXPECT_FALSE(ledger.settle(*before));
+  ledger.put_back(*before);
+  const auto now = ledger.next();
+  ASSERT_TRUE(now) << "still to be asked, once";
+  EXPECT_FALSE(ledger.next());
+  ledger.done(*before);
+  for (uint32_t i = 0; i <= MissLedger::kSettle; ++i) EXPECT_TRUE(ledger.tick().empty());
+  EXPECT_TRUE(ledger.settle(*now));
 }
 
 TEST(MissLedger, TakesWhatARangeAnswers) {
@@ -41,7 +58,7 @@ TEST(MissLedger, WhatCouldNotBeAskedComesFirst) {
   ledger.add({0x2000, kRead});
   const auto first = ledger.next();
   ledger.put_back(*first);
-  EXPECT_EQ(ledger.next()->iova, 0x1000U);
+  EXPECT_EQ(ledger.next()->miss.iova, 0x1000U);
 }
 
 TEST(MissLedger, AsksAgainWithoutAnAnswer) {
