@@ -89,8 +89,9 @@ sha256sum </tmp/mine
 class Traveller:
     """A guest that is now in one QEMU and then in another."""
 
-    def __init__(self, supervisor, switch, properties=""):
-        self.supervisor, self.switch, self.properties = supervisor, switch, properties
+    def __init__(self, supervisor, switch, properties="", queues=1):
+        self.supervisor, self.switch = supervisor, switch
+        self.properties, self.queues = properties, queues
         self.moves = 0
         self.port = "a"
         self.guest = self._qemu("a")
@@ -103,8 +104,9 @@ class Traveller:
     def _qemu(self, port, incoming=""):
         self.moves += 1
         return Guest(self.supervisor, f"{port}{self.moves}",
-                     [Nic(self.switch.socket(port), MAC, properties=self.properties)],
-                     megabytes=160, alone=True, incoming=incoming)
+                     [Nic(self.switch.socket(port), MAC, queues=self.queues,
+                          properties=self.properties)],
+                     megabytes=160, vcpus=self.queues, alone=True, incoming=incoming)
 
     def set_out(self, postcopy=False):
         """Begins to move to the other port; source, target and that port. With `postcopy` the guest
@@ -185,10 +187,10 @@ def longest_gap(ping_output):
 @pytest.fixture
 def travel(supervisor, record_property):
     """A function that moves a guest to and fro under traffic and checks everything."""
-    def go(moves, *, postcopy=False, properties=""):
-        switch = PolluxSwitch(supervisor, [Port("a"), Port("b")])
+    def go(moves, *, postcopy=False, properties="", queues=1):
+        switch = PolluxSwitch(supervisor, [Port("a", queues=queues), Port("b", queues=queues)])
         station = Station(supervisor, switch)
-        traveller = Traveller(supervisor, switch, properties)
+        traveller = Traveller(supervisor, switch, properties, queues)
         boot = traveller.guest.run("cat /proc/sys/kernel/random/boot_id")
         files, peer_sum = station.files()
         guest_sum = traveller.guest.run(GUEST_FILES).split()[0]
@@ -274,9 +276,9 @@ def test_post_copy_with_a_source_that_stalls(supervisor):
     switch.stop()
 
 
-@pytest.mark.parametrize("properties", ["packed=on", "mrg_rxbuf=off,event_idx=off"])
-def test_ring_formats(travel, properties):
-    travel(MOVES, properties=properties)
+@pytest.mark.parametrize("properties, queues", [("packed=on", 2), ("mrg_rxbuf=off,event_idx=off", 1)])
+def test_ring_formats(travel, properties, queues):
+    travel(MOVES, properties=properties, queues=queues)
 
 
 @pytest.mark.parametrize("announce", ["on", "off"])
