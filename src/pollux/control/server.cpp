@@ -8,7 +8,6 @@
 
 #include <atomic>
 #include <cerrno>
-#include <csignal>
 #include <exception>
 #include <optional>
 #include <string_view>
@@ -17,6 +16,7 @@
 
 #include <nlohmann/json.hpp>
 
+#include "pollux/base/quiet_thread.hpp"
 #include "pollux/control/config.hpp"
 #include "pollux/control/report.hpp"
 #include "pollux/vhost/unix_socket.hpp"
@@ -293,12 +293,8 @@ void Server::start() {
     return;
   }
   impl_->http.adopt(fd);
-  sigset_t all;
-  sigset_t before;
-  sigfillset(&all);
-  pthread_sigmask(SIG_SETMASK, &all, &before);  // signals belong to the loop's thread
-  impl_->thread = std::thread([impl = impl_.get()] { (void)impl->http.listen_after_bind(); });
-  pthread_sigmask(SIG_SETMASK, &before, nullptr);
+  impl_->thread =
+      start_quiet_thread([impl = impl_.get()] { (void)impl->http.listen_after_bind(); });
   // stop() has no effect on a server that does not run yet.
   while (!impl_->http.is_running()) std::this_thread::yield();
 }

@@ -8,9 +8,9 @@
 #include <algorithm>
 #include <cerrno>
 #include <chrono>
-#include <csignal>
 #include <future>
 
+#include "pollux/base/quiet_thread.hpp"
 #include "pollux/base/tsc.hpp"
 
 namespace pollux {
@@ -52,22 +52,14 @@ Worker::~Worker() { stop(); }
 
 Status Worker::start() {
   if (Status opened = sleeper_.open(); !opened) return opened;
-  // Signals are for the control thread; a worker must never run a handler of the program's.
-  sigset_t all;
-  sigset_t before;
-  sigfillset(&all);
-  sigdelset(&all, SIGBUS);
-  sigdelset(&all, SIGSEGV);
-  pthread_sigmask(SIG_SETMASK, &all, &before);
   std::promise<Status> started;
-  thread_ = std::thread([this, &started] {
+  thread_ = start_quiet_thread([this, &started] {
     pthread_setname_np(pthread_self(), fmt::format("pollux-{}", config_.index).c_str());
     Status pinned = config_.cpu >= 0 ? pin(config_.cpu) : Status{};
     const bool good = pinned.has_value();
     started.set_value(std::move(pinned));
     if (good) run();
   });
-  pthread_sigmask(SIG_SETMASK, &before, nullptr);
   Status result = started.get_future().get();
   if (!result) thread_.join();
   return result;

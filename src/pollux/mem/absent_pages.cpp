@@ -2,7 +2,6 @@
 #include "pollux/mem/absent_pages.hpp"
 
 #include <pthread.h>
-#include <signal.h>
 #include <sys/eventfd.h>
 #include <sys/mman.h>
 
@@ -14,6 +13,7 @@
 #include <vector>
 
 #include "pollux/base/fd.hpp"
+#include "pollux/base/quiet_thread.hpp"
 
 namespace pollux {
 namespace {
@@ -140,22 +140,14 @@ Result<std::shared_ptr<AbsentPages>> AbsentPages::create(std::span<const PeerReg
   if (!arrivals) return fail_errno(errno, "can not watch for the pages of a guest");
   auto table = std::make_shared<Table>(regions, std::move(arrivals));
   std::shared_ptr<AbsentPages> absent(new AbsentPages(table));
-  // Signals are for the control thread.
-  sigset_t all;
-  sigset_t before;
-  sigfillset(&all);
-  sigdelset(&all, SIGBUS);
-  sigdelset(&all, SIGSEGV);
-  pthread_sigmask(SIG_SETMASK, &all, &before);
   for (size_t i = 0; i < kThreads; ++i) {
-    std::thread thread([table] {
+    std::thread thread = start_quiet_thread([table] {
       pthread_setname_np(pthread_self(), "pollux-pages");
       table->fetch();
     });
     // Nobody may wait for one that waits for a guest's page.
     thread.detach();
   }
-  pthread_sigmask(SIG_SETMASK, &before, nullptr);
   return absent;
 }
 
