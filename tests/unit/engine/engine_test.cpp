@@ -232,7 +232,7 @@ TEST_P(SynchronizeUnderLoad, NothingUnpublishedIsInUseAfterwards) {
     slot.store(thing.get());
     if (round % 3 == 0) std::this_thread::sleep_for(std::chrono::microseconds(random() % 300));
     slot.store(nullptr);
-    ASSERT_TRUE(engine->synchronize(10s));
+    ASSERT_TRUE(engine->synchronize(60s));
     EXPECT_EQ(thing->uses % 2, 0u);
     thing->uses = 1;
   }
