@@ -18,9 +18,9 @@
 
 #include "pollux/engine/turn.hpp"
 #include "pollux/packet/fill.hpp"
-#include "tests/fuzz/session_front_end.hpp"
+#include "tests/support/lying_front_end.hpp"
 
-namespace pollux::fuzz {
+namespace pollux::liar {
 namespace {
 
 using vhost::make_request;
@@ -36,6 +36,57 @@ constexpr uint64_t kOffered = kAlways | kOffloads | spec::VIRTIO_F_INDIRECT_DESC
                               spec::VIRTIO_F_EVENT_IDX | spec::VIRTIO_F_RING_PACKED |
                               spec::VIRTIO_F_IN_ORDER | spec::VIRTIO_F_ACCESS_PLATFORM |
                               spec::VIRTIO_NET_F_MRG_RXBUF;
+
+/// What inputs got to, for who wants to know how deep they go (POLLUX_FUZZ_STATS=1).
+struct Reached {
+  uint64_t inputs = 0;
+  uint64_t turns = 0;
+  uint64_t busy_turns = 0;   // that brought packets
+  uint64_t from_guests = 0;  // packets taken from rings
+  uint64_t to_guests = 0;    // packets put into rings
+  uint64_t segments = 0;     // cut out of larger packets
+  std::array<uint64_t, kDropReasonCount> drops{};
+  uint64_t with_packets = 0;  // inputs that got a packet through
+  uint64_t packed = 0;        // packets through packed rings, either way
+  uint64_t behind_iommu = 0;  // packets through an IOMMU, either way
+  uint64_t logged = 0;        // rounds of turns checked against the dirty log
+  uint64_t broken = 0;        // connections ended by the back end
+  uint64_t restarts = 0;      // rings stopped and started again where they were
+  uint64_t reconnects = 0;
+  Counts front_ends;
+
+  void print() const {
+    const auto line = [](const char* name, uint64_t value) {
+      (void)std::fprintf(stderr, "reached: %-32s %llu\n", name,
+                         static_cast<unsigned long long>(value));
+    };
+    line("inputs", inputs);
+    line("... with packets", with_packets);
+    line("turns", turns);
+    line("... with packets", busy_turns);
+    line("packets from guests", from_guests);
+    line("packets to guests", to_guests);
+    line("... in packed rings", packed);
+    line("... behind IOMMUs", behind_iommu);
+    line("segments", segments);
+    for (size_t r = 0; r < kDropReasonCount; ++r) {
+      if (drops[r] == 0) continue;
+      const std::string name(kDropReasons[r].name);
+      line(("dropped: " + name).c_str(), drops[r]);
+    }
+    line("messages", front_ends.messages);
+    line("IOTLB updates", front_ends.mappings);
+    line("rounds logged", front_ends.logged);
+    line("rings restarted", front_ends.restarts);
+    line("reconnects", reconnects);
+    line("connections ended", front_ends.ended);
+  }
+};
+
+Reached& reached() {
+  static Reached all;
+  return all;
+}
 
 /// What two bytes of the input mean.
 Terms terms_of(uint16_t bits) {
@@ -422,12 +473,13 @@ class Switch {
       case 18:
         return say(VHOST_USER_SET_PROTOCOL_FEATURES, uint64_t{arg} << 3);
       default: {  // messages without payload
-        constexpr std::array<uint32_t, 9> kPlain{
-            VHOST_USER_RESET_OWNER,       VHOST_USER_RESET_DEVICE,
-            VHOST_USER_GET_STATUS,        VHOST_USER_GET_QUEUE_NUM,
-            VHOST_USER_GET_MAX_MEM_SLOTS, VHOST_USER_CHECK_DEVICE_STATE,
-            VHOST_USER_GET_FEATURES,      VHOST_USER_GET_PROTOCOL_FEATURES,
-            VHOST_USER_SET_OWNER};
+        constexpr std::array<uint32_t, 12> kPlain{
+            VHOST_USER_POSTCOPY_ADVISE,       VHOST_USER_POSTCOPY_LISTEN,
+            VHOST_USER_POSTCOPY_END,          VHOST_USER_RESET_OWNER,
+            VHOST_USER_RESET_DEVICE,          VHOST_USER_GET_STATUS,
+            VHOST_USER_GET_QUEUE_NUM,         VHOST_USER_GET_MAX_MEM_SLOTS,
+            VHOST_USER_CHECK_DEVICE_STATE,    VHOST_USER_GET_FEATURES,
+            VHOST_USER_GET_PROTOCOL_FEATURES, VHOST_USER_SET_OWNER};
         (void)front_end.say(make_request(kPlain[arg % kPlain.size()]));
         return front_end.look_after();
       }
@@ -527,6 +579,12 @@ class Switch {
     uint64_t carried = 0;
     for (const auto& guest : guests_) {
       carried += guest->carried();
+      const Counts& counts = guest->front_end.counts();
+      reached().front_ends.messages += counts.messages;
+      reached().front_ends.mappings += counts.mappings;
+      reached().front_ends.restarts += counts.restarts;
+      reached().front_ends.logged += counts.logged;
+      reached().front_ends.ended += counts.ended;
       for (const RxQueue& queue : guest->rx) {
         in += queue.counters->packets.value();
         fates += fates_of(*queue.counters, false);
@@ -573,11 +631,11 @@ bool mapped() {
 }
 
 }  // namespace
-}  // namespace pollux::fuzz
+}  // namespace pollux::liar
 
 extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   using namespace pollux;
-  using namespace pollux::fuzz;
+  using namespace pollux::liar;
   static const std::unique_ptr<EventLoop> loop = std::move(*EventLoop::create());
   static Descriptors descriptors;
   static const bool told =

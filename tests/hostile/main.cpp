@@ -33,6 +33,7 @@ constexpr std::array kSuites{
     Suite{"VhostMessages", "messages", "front end", "no leak; its rings undisturbed"},
     Suite{"VhostSession", "messages", "front end", "no crash, no leak of a descriptor or mapping"},
     Suite{"Offloads/", "offloads", "guest", "its memory unwritten, the others served"},
+    Suite{"RacingFrontEnd", "races", "front end", "both guests served on, all accounts hold"},
     Suite{"RacingReceiver", "races", "guest", "the others served, nothing returned twice"},
     Suite{"Racing", "races", "guest", "the others served, all accounts hold"},
     Suite{"Changing", "races", "back end", "what was checked is what is used"},

@@ -80,9 +80,7 @@ PeerMapping::~PeerMapping() {
 }
 
 void PeerMapping::replace_by_zeros() noexcept {
-  void* zeros = mmap(base_, length_, PROT_READ | PROT_WRITE,
-                     MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED | MAP_NORESERVE, -1, 0);
-  if (zeros != MAP_FAILED) faulted_.store(true, std::memory_order_relaxed);
+  if (map_zeros(base_, length_)) faulted_.store(true, std::memory_order_relaxed);
 }
 
 Result<std::shared_ptr<const PeerMemory>> PeerMemory::create(std::vector<PeerRegion> regions,

@@ -3,6 +3,7 @@
 
 #include <signal.h>
 #include <sys/mman.h>
+#include <sys/syscall.h>
 #include <unistd.h>
 
 #include <array>
@@ -60,9 +61,7 @@ void on_sigbus(int signal, siginfo_t* info, void* context) {
     const size_t size = slot.size.load(std::memory_order_relaxed);
     if (base == 0 || address < base || address - base >= size) continue;
     // The whole range at once: on huge pages a single small page could not be replaced.
-    void* zeros = mmap(reinterpret_cast<void*>(base), size, PROT_READ | PROT_WRITE,
-                       MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED | MAP_NORESERVE, -1, 0);
-    if (zeros == MAP_FAILED) break;
+    if (!map_zeros(reinterpret_cast<void*>(base), size)) break;
     slot.faulted.load(std::memory_order_relaxed)->store(true, std::memory_order_relaxed);
     return;
   }
@@ -102,6 +101,13 @@ void sigbus_unguard(int slot) {
   Slot& s = guard().slots[static_cast<size_t>(slot)];
   s.base.store(0, std::memory_order_release);
   s.taken.store(false, std::memory_order_release);
+}
+
+// Not mmap(), which POSIX does not promise to signal handlers, and which ThreadSanitizer takes for
+// this thread's write to the whole range.
+bool map_zeros(void* base, size_t size) noexcept {
+  constexpr int kFlags = MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED | MAP_NORESERVE;
+  return ::syscall(SYS_mmap, base, size, PROT_READ | PROT_WRITE, kFlags, -1, 0) != -1;
 }
 
 }  // namespace pollux

@@ -16,4 +16,8 @@ namespace pollux {
 [[nodiscard]] int sigbus_guard(void* base, size_t size, std::atomic<bool>* faulted);
 void sigbus_unguard(int slot);
 
+/// Maps zeros of our own in place of a range, while other threads may be using it. False: nothing
+/// was changed. May be called in a signal handler.
+[[nodiscard]] bool map_zeros(void* base, size_t size) noexcept;
+
 }  // namespace pollux

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// The front end of session_fuzz.cpp: a connection to a vhost-user port's device, what it says to
-// it, and what it answers.
+// A front end that talks to a vhost-user port's device over real sockets, with real descriptors:
+// whatever it is told to say, and what it answers. Everything in one thread, the loop's.
 #pragma once
 
 #include <sys/eventfd.h>
@@ -16,9 +16,9 @@
 #include "pollux/base/event_loop.hpp"
 #include "pollux/ports/vhost_user/device.hpp"
 #include "pollux/vhost/backend_connection.hpp"
-#include "tests/fuzz/session_guest.hpp"
+#include "tests/support/lying_driver.hpp"
 
-namespace pollux::fuzz {
+namespace pollux::liar {
 
 inline void require(bool good, const char* what) {
   if (good) return;
@@ -26,63 +26,20 @@ inline void require(bool good, const char* what) {
   std::abort();
 }
 
-/// What inputs got to, for who wants to know how deep they go (POLLUX_FUZZ_STATS=1).
-struct Reached {
-  uint64_t inputs = 0;
-  uint64_t turns = 0;
-  uint64_t busy_turns = 0;   // that brought packets
-  uint64_t from_guests = 0;  // packets taken from rings
-  uint64_t to_guests = 0;    // packets put into rings
-  uint64_t segments = 0;     // cut out of larger packets
-  std::array<uint64_t, kDropReasonCount> drops{};
-  uint64_t with_packets = 0;  // inputs that got a packet through
-  uint64_t packed = 0;        // packets through packed rings, either way
-  uint64_t behind_iommu = 0;  // packets through an IOMMU, either way
-  uint64_t updates = 0;       // of the IOTLB
+/// What a front end has got to.
+struct Counts {
   uint64_t messages = 0;
-  uint64_t logged = 0;    // rounds of turns checked against the dirty log
-  uint64_t broken = 0;    // connections ended by the back end
-  uint64_t restarts = 0;  // rings stopped and started again where they were
-  uint64_t reconnects = 0;
-
-  void print() const {
-    const auto line = [](const char* name, uint64_t value) {
-      (void)std::fprintf(stderr, "reached: %-32s %llu\n", name,
-                         static_cast<unsigned long long>(value));
-    };
-    line("inputs", inputs);
-    line("... with packets", with_packets);
-    line("turns", turns);
-    line("... with packets", busy_turns);
-    line("packets from guests", from_guests);
-    line("packets to guests", to_guests);
-    line("... in packed rings", packed);
-    line("... behind IOMMUs", behind_iommu);
-    line("segments", segments);
-    for (size_t r = 0; r < kDropReasonCount; ++r) {
-      if (drops[r] == 0) continue;
-      const std::string name(kDropReasons[r].name);
-      line(("dropped: " + name).c_str(), drops[r]);
-    }
-    line("messages", messages);
-    line("IOTLB updates", updates);
-    line("rounds logged", logged);
-    line("rings restarted", restarts);
-    line("reconnects", reconnects);
-    line("connections ended", broken);
-  }
+  uint64_t mappings = 0;  // told to the IOTLB, or taken back
+  uint64_t restarts = 0;  // of rings, where they were
+  uint64_t logged = 0;    // rounds of turns that were compared with the dirty log
+  uint64_t ended = 0;     // connections, by the back end
 };
 
-inline Reached& reached() {
-  static Reached all;
-  return all;
-}
-
 /// Descriptors that a front end has to send: of memory, that may be whole or cut short, and of all
-/// other kinds. Made once, as new before each input.
+/// other kinds. Made once, as new after reset().
 class Descriptors {
  public:
-  static constexpr const char* kName = "fuzz-session";  // of memory, in /proc/self/maps
+  static constexpr const char* kName = "liars-memory";  // of memory, in /proc/self/maps
 
   Descriptors() {
     for (int i = 0; i < 3; ++i) add(memfd_create(kName, MFD_CLOEXEC));
@@ -97,10 +54,11 @@ class Descriptors {
     add(sockets[0]);
     add(sockets[1]);
   }
+  void reset_memory(size_t i) const {
+    require(ftruncate(at(i), 0) == 0 && ftruncate(at(i), kMemory) == 0, "no memory");
+  }
   void reset() {
-    for (size_t i = 0; i < 3; ++i) {
-      require(ftruncate(at(i), 0) == 0 && ftruncate(at(i), kMemory) == 0, "no memory");
-    }
+    for (size_t i = 0; i < 3; ++i) reset_memory(i);
     std::array<char, 4096> left;
     for (size_t i = 3; i < fds_.size(); ++i) {
       while (read(at(i), left.data(), left.size()) > 0) {
@@ -140,7 +98,7 @@ inline void send_all(int socket, std::span<const std::byte> bytes, const std::ve
   (void)sendmsg(socket, &msg, MSG_DONTWAIT | MSG_NOSIGNAL);
 }
 
-/// What was negotiated before the input says its first word.
+/// What is negotiated when a connection begins.
 struct Terms {
   bool packed = false;
   bool odd_size = false;  // a packed ring whose size is no power of two
@@ -159,6 +117,7 @@ class FrontEnd {
 
   [[nodiscard]] bool open() const { return open_; }
   [[nodiscard]] const Terms& terms() const { return terms_; }
+  [[nodiscard]] const Counts& counts() const { return counts_; }
   [[nodiscard]] const GuestMemory& memory() const { return memory_; }
   [[nodiscard]] RingDriver& ring(size_t i) { return drivers_[i % drivers_.size()]; }
   /// The device's address of a byte of the memory.
@@ -177,7 +136,7 @@ class FrontEnd {
                                                  [this](const Error& error) {
                                                    require(!error.what.empty(), "no sentence");
                                                    open_ = false;
-                                                   ++reached().broken;
+                                                   ++counts_.ended;
                                                  });
     require(made.has_value(), "no connection");
     connection_ = std::move(*made);
@@ -212,7 +171,7 @@ class FrontEnd {
   }
   std::vector<std::byte> say_raw(std::span<const std::byte> bytes, const std::vector<int>& fds) {
     if (!open_) return {};
-    ++reached().messages;
+    ++counts_.messages;
     send_all(far_.get(), bytes, fds);
     return hold_ ? std::vector<std::byte>() : hear();
   }
@@ -248,9 +207,19 @@ class FrontEnd {
   }
 
   void map(uint64_t iova, uint64_t size, uint64_t user, uint8_t perm, uint8_t type) {
-    ++reached().updates;
+    ++counts_.mappings;
     const spec::vhost_iotlb_msg message{iova, size, user, perm, type, {}};
     (void)say(vhost::make_request(spec::VHOST_USER_IOTLB_MSG, message));
+  }
+
+  /// Starts a ring of which everything else is known.
+  void kick_off(uint32_t ring) {
+    using namespace spec;
+    if (terms_.in_band) {
+      (void)say(vhost::make_request(VHOST_USER_VRING_KICK, vhost_vring_state{ring, 0}));
+    } else {
+      (void)say(vhost::make_request(VHOST_USER_SET_VRING_KICK, uint64_t{ring}), {fds_.kick()});
+    }
   }
 
   /// Stops a ring and starts it where it was.
@@ -262,7 +231,7 @@ class FrontEnd {
     std::memcpy(&state, reply.data() + sizeof(spec::VhostUserHeader), sizeof state);
     (void)say(vhost::make_request(spec::VHOST_USER_SET_VRING_BASE, state));
     kick_off(ring);
-    ++reached().restarts;
+    ++counts_.restarts;
   }
 
   /// The features that were negotiated, with logging or without.
@@ -287,9 +256,9 @@ class FrontEnd {
     const std::array<std::byte, kPage> zeros{};
     GuestMemory(fds_.log()).put(log_offset_, zeros.data(), zeros.size());
   }
-  void end_logged() const {
+  void end_logged() {
     if (before_.empty() || !open_) return;
-    ++reached().logged;
+    ++counts_.logged;
     const std::vector<std::byte> after = memory_.all();
     for (size_t page = 0; page < kMemory / kPage; ++page) {
       const size_t at = page * kPage;
@@ -310,7 +279,7 @@ class FrontEnd {
  private:
   void negotiate() {
     using namespace spec;
-    uint64_t protocol = vhost::BackendSession::kProtocolFeatures &
+    uint64_t protocol = vhost::BackendSession::possible_protocol_features() &
                         ~(VHOST_USER_PROTOCOL_F_CONFIG | VHOST_USER_PROTOCOL_F_SHMEM);
     if (!terms_.in_band) protocol &= ~VHOST_USER_PROTOCOL_F_INBAND_NOTIFICATIONS;
     (void)say(vhost::make_request(VHOST_USER_SET_OWNER));
@@ -350,15 +319,6 @@ class FrontEnd {
   std::vector<std::byte> hear() {
     connection_->poll();
     return receive(far_.get());
-  }
-
-  void kick_off(uint32_t ring) {
-    using namespace spec;
-    if (terms_.in_band) {
-      (void)say(vhost::make_request(VHOST_USER_VRING_KICK, vhost_vring_state{ring, 0}));
-    } else {
-      (void)say(vhost::make_request(VHOST_USER_SET_VRING_KICK, uint64_t{ring}), {fds_.kick()});
-    }
   }
 
   void answer_one(const spec::VhostUserHeader& header, std::span<const std::byte> payload,
@@ -401,6 +361,7 @@ class FrontEnd {
   GuestMemory memory_;
   vhost_user::NetDevice& device_;
   Terms terms_;
+  Counts counts_;
   std::vector<RingDriver> drivers_;
   UniqueFd far_;   // of the connection
   UniqueFd back_;  // of the channel
@@ -412,4 +373,4 @@ class FrontEnd {
   std::unique_ptr<vhost::BackendConnection> connection_;
 };
 
-}  // namespace pollux::fuzz
+}  // namespace pollux::liar

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-// The guest of session_fuzz.cpp: memory in a file that anyone may have shrunk, and a driver that
-// fills rings of either format as it should, but for the twist that the input gives a descriptor.
+// A guest's driver without rings of our own code: memory in a file that anyone may have shrunk, and
+// rings of either format filled as they should be, but for the twist that a test gives a
+// descriptor.
 #pragma once
 
 #include <fcntl.h>
@@ -18,7 +19,7 @@
 #include "pollux/spec/virtio_net.hpp"
 #include "pollux/spec/virtio_ring.hpp"
 
-namespace pollux::fuzz {
+namespace pollux::liar {
 
 inline constexpr size_t kPage = 4096;
 inline constexpr size_t kMemory = 16 * kPage;
@@ -77,6 +78,12 @@ class RingDriver {
 
   RingDriver(GuestMemory memory, uint32_t ring, bool packed, uint32_t size, uint64_t base)
       : memory_(memory), page_(ring * kPage), packed_(packed), size_(size), base_(base) {}
+
+  /// True when the device has given everything back.
+  [[nodiscard]] bool idle() {
+    reap();
+    return pending_.empty();
+  }
 
   /// False when the device has all that it may have. `writable`: for the device to write.
   bool offer(std::span<const Piece> chain, bool writable, bool indirect,
@@ -225,4 +232,4 @@ inline std::vector<uint8_t> tcp_packet(const spec::virtio_net_hdr& hdr, size_t p
   return bytes;
 }
 
-}  // namespace pollux::fuzz
+}  // namespace pollux::liar
