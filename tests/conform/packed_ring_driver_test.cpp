@@ -257,6 +257,20 @@ TEST_F(PackedDriverBytes, BaseForADeviceThatTakesOver) {
   EXPECT_FALSE(ring.base());
 }
 
+// 2.8.8: a device may write the first descriptor of a burst last. One that dies before it has
+// written over chains of which it has not said so.
+TEST_F(PackedDriverBytes, NoBaseInTheMiddleOfABurst) {
+  auto ring = make({.in_order = true});
+  ring.add_writable(4, [](size_t, uint16_t) { return DriverBuffer{0x3000, 70}; });
+  (void)ring.publish();
+  use(1, 70, 1, kUsed1);
+  EXPECT_FALSE(ring.base());
+  use(0, 70, 0, kUsed1);
+  EXPECT_EQ(ring.base(), 0x80028002u) << "it got that far";
+  use(3, 70, 3, kUsed1);
+  EXPECT_FALSE(ring.base());
+}
+
 TEST_F(PackedDriverBytes, NoBaseOnceChainsMayHaveBeenWrittenOver) {
   auto ring = make();
   ring.add_readable(4, kOne);

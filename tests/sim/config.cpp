@@ -102,7 +102,7 @@ Config random_config(uint64_t seed) {
   c.bell_rate = random.below(2) == 0 ? 0 : 0x4000;
   switch (random.below(6)) {
     case 0:
-      (c.format == Format::kPacked ? c.pause_rate : c.kill_rate) = 0x400;
+      c.kill_rate = 0x400;
       break;
     case 1:
       c.pause_rate = 0x2000;

@@ -5,6 +5,7 @@
 #include <cstdint>
 #include <optional>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "pollux/ring/device_chain.hpp"
@@ -66,9 +67,20 @@ class DeviceSide {
       at = Format::resume_point(world_, queue_.layout());
       const uint32_t before = (since + queue_.published - served_from_) & 0xffff;
       queue_.published += Format::distance(before, at, queue_.layout());
+    } else {
+      at = ask();
     }
     world_.ring(kSide);  // the one that died may have owed it
     return at;
+  }
+
+  /// Where the driver wants the ring to go on: all that was used has come back to it.
+  uint32_t ask() {
+    queue_.lost = true;
+    world_.wake(Side::kDriver);
+    world_.wait_until(kSide, [this] { return !queue_.lost || queue_.stop || all_done(); });
+    queue_.published = queue_.confirmed;
+    return std::exchange(queue_.lost, false) ? Format::kStart : queue_.resume;
   }
 
   void work() {

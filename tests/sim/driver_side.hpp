@@ -63,6 +63,7 @@ class DriverSide {
 
   void work() {
     while (queue_.confirmed < config_.messages && !world_.over(kSide)) {
+      if (queue_.lost) answer();
       const bool added = add_some();
       if (added) {
         call();
@@ -71,6 +72,27 @@ class DriverSide {
       const bool reaped = reap();
       if (ring_->broken()) return broken();
       if (!added && !reaped && queue_.confirmed < config_.messages) idle();
+    }
+  }
+
+  /// Tells a new device where the ring goes on, or makes the ring anew if it does not.
+  void answer() {
+    if constexpr (requires { ring_->base(); }) {
+      // The end of the other process came before its socket's.
+      world_.memory().see(kSide, world_.memory().progress(Side::kDevice));
+      world_.memory().full_fence(kSide);
+      call();
+      const std::optional<uint32_t> before = ring_->base();
+      while (reap() && !world_.over(kSide)) {
+      }
+      call();
+      const std::optional<uint32_t> base = ring_->base();
+      if (world_.over(kSide)) return;
+      if (ring_->broken()) return broken();
+      if (base != before) return world_.fail("what came back moves the place to go on from");
+      if (!base) start();
+      queue_.resume = base ? *base & 0xffff : Format::kStart;
+      queue_.lost = false;
     }
   }
 

@@ -145,12 +145,10 @@ std::vector<Config> small_rings() {
     c.size = 1;
     c.messages = 2;
     all.push_back(c);
-    if (c.format == Format::kSplit) {
-      c.messages = 1;
-      c.kills = 1;
-      all.push_back(c);
-      c.kills = 0;
-    }
+    c.messages = 1;
+    c.kills = 1;
+    all.push_back(c);
+    c.kills = 0;
     c.messages = 2;
     c.size = c.driver_batch = c.device_batch = 2;
     all.push_back(c);

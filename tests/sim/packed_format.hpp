@@ -18,7 +18,7 @@ struct PackedFormat {
   using Driver = ring::PackedDriverRing<Access>;
   using Device = ring::PackedDeviceRing<Access, kUsed>;
 
-  /// Where a dead device was does not show in the ring's memory.
+  /// Where a dead device was does not show in the ring's memory: the driver has to say it.
   static constexpr bool kResumesFromMemory = false;
   static constexpr uint32_t kStart = 0x8000;  // descriptor 0, wrap counter 1
 

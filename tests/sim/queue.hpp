@@ -71,10 +71,12 @@ class Queue {
   }
 
   // The session between both sides: what sockets carry, and what the test knows.
-  bool ready = false;      ///< the driver's ring is there
-  bool stop = false;       ///< the device is asked to stop ...
-  bool stopped = true;     ///< ... and has
-  uint32_t first = 0;      ///< message in the ring's first chain
+  bool ready = false;   ///< the driver's ring is there
+  bool stop = false;    ///< the device is asked to stop ...
+  bool stopped = true;  ///< ... and has
+  bool lost = false;    ///< a device that does not know where the last one was asks the driver ...
+  uint32_t resume = 0;  ///< ... who says it
+  uint32_t first = 0;   ///< message in the ring's first chain
   uint32_t confirmed = 0;  ///< messages that came back to the driver
   uint32_t published = 0;  ///< messages that the device has finished and shown
 

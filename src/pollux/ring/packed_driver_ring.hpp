@@ -95,7 +95,8 @@ class PackedDriverRing {
 
   /// What SET_VRING_BASE tells a device that takes the ring over from one that has gone: the place
   /// of the first chain that was not returned, available in the lower half and used in the upper.
-  /// Nothing when there is none: returning chains in any order writes over those that are out.
+  /// Nothing when there is none: returning chains in any order writes over those that are out, and
+  /// so does a device that dies in the middle of a burst.
   [[nodiscard]] std::optional<uint32_t> base() const noexcept;
 
   /// Asks the device not to interrupt (2.8.10); the state after construction.
@@ -434,6 +435,11 @@ std::optional<uint32_t> PackedDriverRing<Access>::base() const noexcept {
       return std::nullopt;
     }
     skip(used.id);
+  }
+  // A device shows the first chain of a burst last: one that died before has written over others.
+  for (PackedCursor rest = at; left != 0; --left, rest = rest.advanced(1, size_)) {
+    const uint16_t flags = access_.load(&desc_[rest.index].flags) & kPackedOwnerFlags;
+    if (flags != packed_avail_flags(rest.wrap)) return std::nullopt;
   }
   const uint32_t place = at.to_wire();
   return place | place << 16;
