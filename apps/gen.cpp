@@ -83,13 +83,13 @@ Result<Plan> make_plan(const Options& o) {
   if (!mix) return forward(mix);
   auto rate = parse_rate(o.rate);
   if (!rate) return forward(rate);
-  const auto src = parse_mac(o.src);
-  const auto dst = parse_mac(o.dst);
+  const auto src = net::MacAddress::from_text(o.src);
+  const auto dst = net::MacAddress::from_text(o.dst);
   if (!src || !dst) {
     return wrong(fmt::format("--{} {}: wants a MAC address such as 02:00:00:00:00:01",
                              src ? "dst" : "src", src ? o.dst : o.src));
   }
-  plan.pattern = {std::move(*mix), o.flows, *src, *dst, o.stream, o.seed};
+  plan.pattern = {std::move(*mix), o.flows, src->bytes(), dst->bytes(), o.stream, o.seed};
   if (plan.pattern.sends_to_itself()) {
     return wrong(fmt::format("--dst {} is the source of one of {} flows from {} on: choose another",
                              o.dst, o.flows, o.src));

@@ -136,12 +136,13 @@ TrafficReport Receiver::report() const {
 Result<TrafficReport> receive(const Options& o) {
   std::optional<std::array<uint8_t, 6>> announced;
   if (!o.announce.empty()) {
-    announced = parse_mac(o.announce);
-    if (!announced) {
+    const auto mac = net::MacAddress::from_text(o.announce);
+    if (!mac) {
       return fail(
           ErrorCode::kInvalidArgument,
           fmt::format("--announce {}: wants a MAC address such as 02:00:00:00:00:01", o.announce));
     }
+    announced = mac->bytes();
   }
   auto runtime = Runtime::create(stderr_log(), HugePages::kTry);
   if (!runtime) return forward(runtime);

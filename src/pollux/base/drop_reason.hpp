@@ -32,8 +32,7 @@ namespace pollux {
   X(source_multicast, "the source address is a multicast address, which no sender may use")       \
   X(same_port, "the destination was learned on the port that the packet came from")               \
   X(no_destination, "there is no other port to flood to")                                         \
-  X(receive_truncated, "the host cut the packet short when it was received")                      \
-  X(shutdown, "taken from a ring, but the switch or the port was stopping")
+  X(receive_truncated, "the host cut the packet short when it was received")
 
 enum class DropReason : uint8_t {
 #define POLLUX_X(name, help) name,

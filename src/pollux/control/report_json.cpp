@@ -72,7 +72,7 @@ Json info_json(const PortInfo& info) {
             {"rings", std::move(rings)},
             {"memory", info.memory},
             {"iommu", info.iommu}};
-  json["mac"] = info.mac ? Json(format_mac(*info.mac)) : Json(nullptr);
+  json["mac"] = info.mac ? Json(info.mac->to_text()) : Json(nullptr);
   return json;
 }
 
@@ -171,7 +171,7 @@ PortInfo info_from(const Json& json) {
   info.features = parse_number(text).value_or(0);
   text.clear();
   take(json, "mac", text);
-  info.mac = parse_mac(text);
+  if (const auto mac = net::MacAddress::from_text(text)) info.mac = *mac;
   for (const Json& ring : list(json, "rings")) {
     PortInfo::Ring& added = info.rings.emplace_back();
     take(ring, "name", added.name);

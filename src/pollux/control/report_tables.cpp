@@ -43,7 +43,7 @@ void port_block(std::string& out, const PortStats& port) {
   detail(out, "state", info.state);
   detail(out, "broken", info.broken);
   detail(out, "peer", info.peer);
-  if (info.mac) detail(out, "mac", format_mac(*info.mac));
+  if (info.mac) detail(out, "mac", info.mac->to_text());
   if (info.mtu != 0) detail(out, "mtu", fmt::format("{} bytes", info.mtu));
   detail(out, "queues", fmt::format("{} rx, {} tx", info.rx_queues, info.tx_queues));
   if (info.features != 0) {

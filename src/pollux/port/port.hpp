@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
-#include <array>
 #include <cstdint>
 #include <optional>
 #include <string>
@@ -11,6 +10,7 @@
 #include "pollux/base/event_loop.hpp"
 #include "pollux/base/log.hpp"
 #include "pollux/base/result.hpp"
+#include "pollux/net/ethernet.hpp"
 #include "pollux/packet/pool.hpp"
 #include "pollux/port/queue.hpp"
 #include "pollux/port/quiescence.hpp"
@@ -32,8 +32,6 @@ struct PortContext {
   unsigned senders = 1;
 };
 
-using MacAddress = std::array<uint8_t, 6>;
-
 /// What is true of a port now; for people and for the control API.
 struct PortInfo {
   std::string kind;      ///< "vhost-user"
@@ -45,7 +43,7 @@ struct PortInfo {
   uint16_t rx_queues = 0;
   uint16_t tx_queues = 0;
   uint16_t mtu = 0;  ///< 0: not known
-  std::optional<MacAddress> mac;
+  std::optional<net::MacAddress> mac;
   uint64_t features = 0;                   ///< negotiated virtio bits, 0 for other kinds
   std::vector<std::string> feature_names;  ///< the same, by name
   std::vector<std::string> protocol_feature_names;

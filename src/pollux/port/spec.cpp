@@ -155,22 +155,6 @@ std::optional<uint64_t> parse_number(std::string_view text) {
   return value << shift;
 }
 
-std::optional<std::array<uint8_t, 6>> parse_mac(std::string_view text) {
-  std::array<uint8_t, 6> mac{};
-  if (text.size() != 17) return std::nullopt;
-  for (size_t i = 0; i < mac.size(); ++i) {
-    const char* at = text.data() + 3 * i;
-    const auto [end, error] = std::from_chars(at, at + 2, mac[i], 16);
-    if (error != std::errc{} || end != at + 2) return std::nullopt;
-    if (i < 5 && at[2] != ':' && at[2] != '-') return std::nullopt;
-  }
-  return mac;
-}
-
-std::string format_mac(const std::array<uint8_t, 6>& mac) {
-  return fmt::format("{:02x}", fmt::join(mac, ":"));
-}
-
 std::string_view nearest_word(std::string_view text, const std::vector<std::string_view>& words) {
   std::string_view best;
   size_t best_distance = text.size() / 3 + 1;  // further off is no misspelling
@@ -245,12 +229,12 @@ size_t SpecReader::get_choice(std::string_view key, std::initializer_list<std::s
   return otherwise;
 }
 
-std::optional<std::array<uint8_t, 6>> SpecReader::get_mac(std::string_view key) {
+std::optional<net::MacAddress> SpecReader::get_mac(std::string_view key) {
   const std::string* text = take(key);
   if (text == nullptr) return std::nullopt;
-  auto mac = parse_mac(*text);
-  if (!mac) fail_value(key, *text, "a MAC address such as 52:54:00:12:34:56");
-  return mac;
+  if (const auto mac = net::MacAddress::from_text(*text)) return *mac;
+  fail_value(key, *text, "a MAC address such as 52:54:00:12:34:56");
+  return std::nullopt;
 }
 
 void SpecReader::require_target(std::string_view what) {

@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
-#include <array>
 #include <cstdint>
 #include <initializer_list>
 #include <limits>
@@ -11,6 +10,7 @@
 #include <vector>
 
 #include "pollux/base/result.hpp"
+#include "pollux/net/ethernet.hpp"
 
 namespace pollux {
 
@@ -53,10 +53,6 @@ struct NamedPortSpec {
 /// Nothing when it is not one or does not fit.
 [[nodiscard]] std::optional<uint64_t> parse_number(std::string_view text);
 
-/// "52:54:00:12:34:56". Nothing when it is not a MAC address.
-[[nodiscard]] std::optional<std::array<uint8_t, 6>> parse_mac(std::string_view text);
-[[nodiscard]] std::string format_mac(const std::array<uint8_t, 6>& mac);
-
 /// The word of `words` that `text` is most likely a misspelling of, or an empty one.
 [[nodiscard]] std::string_view nearest_word(std::string_view text,
                                             const std::vector<std::string_view>& words);
@@ -92,7 +88,7 @@ class SpecReader {
   /// One word of a short list; its position in `words`.
   [[nodiscard]] size_t get_choice(std::string_view key,
                                   std::initializer_list<std::string_view> words, size_t otherwise);
-  [[nodiscard]] std::optional<std::array<uint8_t, 6>> get_mac(std::string_view key);
+  [[nodiscard]] std::optional<net::MacAddress> get_mac(std::string_view key);
 
   /// Notes an error when there is no target; `what` says what it has to be ("a socket path").
   void require_target(std::string_view what);

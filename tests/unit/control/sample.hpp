@@ -27,7 +27,7 @@ inline SwitchSnapshot sample_snapshot() {
   v0.info.rx_queues = 2;
   v0.info.tx_queues = 2;
   v0.info.mtu = 1500;
-  v0.info.mac = MacAddress{0x52, 0x54, 0, 0x12, 0x34, 0x56};
+  v0.info.mac = net::MacAddress({0x52, 0x54, 0, 0x12, 0x34, 0x56});
   v0.info.features = 0x130008020;
   v0.info.feature_names = {"MAC", "MRG_RXBUF", "INDIRECT_DESC", "VERSION_1"};
   v0.info.protocol_feature_names = {"MQ", "REPLY_ACK"};

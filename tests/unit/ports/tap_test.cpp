@@ -108,7 +108,7 @@ TEST_F(TapInNamespaceTest, CarriesFramesBothWays) {
   const PortInfo info = port->info();
   EXPECT_TRUE(info.link_up);
   EXPECT_EQ(info.mtu, 9000);
-  EXPECT_EQ(info.mac, (MacAddress{2, 0, 0, 0, 7, 1}));
+  EXPECT_EQ(info.mac, net::MacAddress({2, 0, 0, 0, 7, 1}));
   const UniqueFd kernel = packet_socket("plx0");
   std::vector<Frame> frames;
   for (const size_t size : {14, 60, 191, 192, 193, 1514, 2240, 2241, 9014}) {

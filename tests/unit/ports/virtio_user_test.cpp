@@ -215,7 +215,7 @@ TEST_F(VirtioUserTest, TellsWhatWasNegotiated) {
   EXPECT_EQ(info.rings[0].name, "rx0");
   EXPECT_EQ(info.rings[0].size, 256u);
   EXPECT_TRUE(info.rings[1].enabled);
-  EXPECT_EQ(info.mac, (MacAddress{0x52, 0x54, 0, 0, 0, 1}));
+  EXPECT_EQ(info.mac, net::MacAddress({0x52, 0x54, 0, 0, 0, 1}));
   EXPECT_THAT(info.memory, HasSubstr("2 regions"));
   EXPECT_NE(driver_->tx_queues()[0].offloads->load() & kTxChecksum, 0u);
 }

@@ -106,7 +106,7 @@ Status TapDevice::configure(const TapOptions& options) const {
   if (options.mac) {
     ifreq request = request_for(name_);
     request.ifr_hwaddr.sa_family = ARPHRD_ETHER;
-    std::memcpy(request.ifr_hwaddr.sa_data, options.mac->data(), options.mac->size());
+    std::memcpy(request.ifr_hwaddr.sa_data, options.mac->bytes().data(), net::MacAddress::kSize);
     if (::ioctl(control_.get(), SIOCSIFHWADDR, &request) != 0) {
       return fail_errno(errno, fmt::format("tap interface '{}': mac= can not be set (it needs "
                                            "CAP_NET_ADMIN and a unicast address)",
@@ -152,9 +152,9 @@ TapDevice::State TapDevice::state() const {
     state.mtu = static_cast<uint16_t>(std::clamp(request.ifr_mtu, 0, 65535));
   }
   if (::ioctl(control_.get(), SIOCGIFHWADDR, &request) == 0) {
-    std::array<uint8_t, 6> mac{};
+    std::array<uint8_t, net::MacAddress::kSize> mac{};
     std::memcpy(mac.data(), request.ifr_hwaddr.sa_data, mac.size());
-    state.mac = mac;
+    state.mac = net::MacAddress(mac);
   }
   return state;
 }

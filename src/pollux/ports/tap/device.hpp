@@ -9,6 +9,7 @@
 
 #include "pollux/base/fd.hpp"
 #include "pollux/base/result.hpp"
+#include "pollux/net/ethernet.hpp"
 
 namespace pollux {
 
@@ -18,7 +19,7 @@ struct TapOptions {
   uint32_t queues = 1;
   bool offload = true;  ///< let the kernel leave checksums and segmentation to us
   bool up = true;       ///< set the interface up
-  std::optional<std::array<uint8_t, 6>> mac;
+  std::optional<net::MacAddress> mac;
   std::optional<uint32_t> mtu;
 };
 
@@ -42,7 +43,7 @@ class TapDevice {
     bool elsewhere = false;  ///< moved to another network namespace: nothing more is known
     bool up = false;
     uint16_t mtu = 0;
-    std::optional<std::array<uint8_t, 6>> mac;
+    std::optional<net::MacAddress> mac;
   };
   /// What the interface is now, under whatever name. While the queues are open.
   [[nodiscard]] State state() const;
