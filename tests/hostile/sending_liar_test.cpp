@@ -319,11 +319,21 @@ INSTANTIATE_TEST_SUITE_P(Offloads, SendingLiar, testing::ValuesIn(offload_lies()
 
 TEST(SendingLiarAtWork, TinySegmentsAreTheReceiversToRefuse) {
   Switch net(Terms{});
-  Bytes frame = everybody(test::tcp_frame(60000));
-  net.liar.offer_frame(0, frame, gso(1, 8));  // 7500 segments
+  const Bytes frame = everybody(test::tcp_frame(60000));
+  net.liar.offer_frame(0, frame, gso(1, 60));  // 1000 segments
   net.run();
   EXPECT_EQ(net.bob.out.packets.value(), 128u);
-  EXPECT_EQ(net.bob.out.drops.value(DropReason::receiver_ring_full), 7500u - 128u);
+  EXPECT_EQ(net.bob.out.drops.value(DropReason::receiver_ring_full), 1000u - 128u);
+  net.expect_accounts_to_hold();
+}
+
+TEST(SendingLiarAtWork, SegmentsWithoutEndAreRefused) {
+  Switch net(Terms{});
+  const Bytes frame = everybody(test::tcp_frame(60000));
+  net.liar.offer_frame(0, frame, gso(1, 8));  // 7500 segments
+  net.run();
+  EXPECT_EQ(net.liar.in.drops.value(DropReason::bad_net_header), 1u);
+  EXPECT_EQ(net.bob.out.packets.value(), 0u);
   net.expect_accounts_to_hold();
 }
 

@@ -21,7 +21,13 @@ struct Segment {
   BufferIndex buffer = kBorrowed;
 };
 
-enum class GsoType : uint8_t { kNone, kTcp4, kTcp6, kUdp4, kUdp6 };
+/// kUdp4 and kUdp6: each segment is a datagram (USO). kUfo4 and kUfo6: each is an IP fragment of
+/// one datagram.
+enum class GsoType : uint8_t { kNone, kTcp4, kTcp6, kUdp4, kUdp6, kUfo4, kUfo6 };
+
+[[nodiscard]] constexpr bool is_fragmentation(GsoType gso) {
+  return gso == GsoType::kUfo4 || gso == GsoType::kUfo6;
+}
 
 /// What was found out about a packet and what is asked of whoever sends it on. Offsets count from
 /// the packet's first byte; 0 in l3_offset/l4_offset means "not parsed or not present". Offload
@@ -33,7 +39,7 @@ struct PacketMeta {
   uint16_t payload_offset = 0;  ///< first byte after the transport header
   uint16_t csum_start = 0;      ///< with needs_csum: sum from here to the end ...
   uint16_t csum_offset = 0;     ///< ... and store at csum_start + csum_offset
-  uint16_t gso_size = 0;        ///< with gso: payload bytes of each segment
+  uint16_t gso_size = 0;        ///< with gso: bytes of each segment: payload, or (UFO) IP payload
   uint16_t ether_type = 0;      ///< after VLAN tags, host order
   uint16_t vlan_tci = 0;        ///< outermost tag as found in the frame; 0 when untagged
   uint8_t ip_proto = 0;

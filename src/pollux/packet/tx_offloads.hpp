@@ -13,5 +13,6 @@ inline constexpr uint32_t kTxTso6 = 4;
 inline constexpr uint32_t kTxTsoEcn = 8;
 inline constexpr uint32_t kTxUso4 = 16;  ///< UDP segmentation, VIRTIO_NET_F_GUEST_USO4
 inline constexpr uint32_t kTxUso6 = 32;
+inline constexpr uint32_t kTxUfo = 64;  ///< IP fragmentation of UDP, VIRTIO_NET_F_GUEST_UFO
 
 }  // namespace pollux

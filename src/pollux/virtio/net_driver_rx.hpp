@@ -301,6 +301,11 @@ class NetDriverRx {
         return config_.has(spec::VIRTIO_NET_F_GUEST_TSO4);
       case spec::VIRTIO_NET_HDR_GSO_TCPV6:
         return config_.has(spec::VIRTIO_NET_F_GUEST_TSO6);
+      case spec::VIRTIO_NET_HDR_GSO_UDP:
+        return config_.has(spec::VIRTIO_NET_F_GUEST_UFO);
+      case spec::VIRTIO_NET_HDR_GSO_UDP_L4:
+        return config_.has(spec::VIRTIO_NET_F_GUEST_USO4) ||
+               config_.has(spec::VIRTIO_NET_F_GUEST_USO6);
       default:
         return false;
     }

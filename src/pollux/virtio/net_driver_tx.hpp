@@ -158,6 +158,9 @@ class NetDriverTx {
       case GsoType::kUdp4:
       case GsoType::kUdp6:
         return config_.has(spec::VIRTIO_NET_F_HOST_USO);
+      case GsoType::kUfo4:
+      case GsoType::kUfo6:
+        return config_.has(spec::VIRTIO_NET_F_HOST_UFO);
     }
     return false;
   }

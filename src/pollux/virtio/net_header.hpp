@@ -29,6 +29,9 @@ namespace pollux::virtio {
     case GsoType::kUdp4:
     case GsoType::kUdp6:
       return spec::VIRTIO_NET_HDR_GSO_UDP_L4;
+    case GsoType::kUfo4:
+    case GsoType::kUfo6:
+      return spec::VIRTIO_NET_HDR_GSO_UDP;
     case GsoType::kNone:
       break;
   }

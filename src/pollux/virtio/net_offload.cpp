@@ -15,6 +15,10 @@ namespace {
 /// Linux never goes below: the smallest MSS of 48 less the 40 bytes of options.
 constexpr uint16_t kMinGsoSize = 8;
 
+/// One descriptor must not make work without end: 64 KiB in segments of 64 bytes, less than any
+/// path has.
+constexpr uint32_t kMaxGsoSegments = 1024;
+
 /// The GSO type that `gso_type` (without ECN) means for such a packet; kNone when it is not one.
 GsoType gso_of(uint8_t gso_type, const net::ParsedHeaders& headers) noexcept {
   const bool v4 = headers.ip_version == 4;
@@ -26,6 +30,9 @@ GsoType gso_of(uint8_t gso_type, const net::ParsedHeaders& headers) noexcept {
     case spec::VIRTIO_NET_HDR_GSO_UDP_L4:
       if (!headers.is_udp()) return GsoType::kNone;
       return v4 ? GsoType::kUdp4 : GsoType::kUdp6;
+    case spec::VIRTIO_NET_HDR_GSO_UDP:
+      if (!headers.is_udp()) return GsoType::kNone;
+      return v4 ? GsoType::kUfo4 : GsoType::kUfo6;
     default:
       return GsoType::kNone;
   }
@@ -56,9 +63,14 @@ bool apply_gso(Packet& packet, const spec::virtio_net_hdr& hdr,
   if (!meta.needs_csum || meta.csum_start != headers.l4_offset || meta.csum_offset != field) {
     return false;
   }
-  if (packet.size() - headers.payload_offset <= hdr.gso_size) return true;
+  // What is fragmented is all that follows the IP header, in units of 8 bytes (RFC 791, 3.2).
+  const bool fragments = is_fragmentation(gso);
+  const auto gso_size = static_cast<uint16_t>(fragments ? hdr.gso_size & ~7U : hdr.gso_size);
+  const uint32_t bytes = packet.size() - (fragments ? headers.l4_offset : headers.payload_offset);
+  if (bytes <= gso_size) return true;
+  if (bytes > gso_size * kMaxGsoSegments) return false;
   meta.gso = gso;
-  meta.gso_size = hdr.gso_size;
+  meta.gso_size = gso_size;
   meta.gso_ecn = headers.is_tcp() && has_cwr(packet, headers.l4_offset);
   return true;
 }

@@ -15,9 +15,11 @@ namespace pollux::virtio {
 ///               the Ethernet header and inside the packet
 ///   GSO         the packet must be what gso_type says, whole, with its headers inside the head
 ///               and lengths that agree with the packet's; NEEDS_CSUM must be set (5.1.6.2.1) and
-///               point at the transport header. gso_size below 8, less than any Linux uses, is
-///               refused: it would make many packets of one. A packet that one segment holds is
-///               no GSO packet.
+///               point at the transport header. gso_size below 8, less than any Linux uses, or
+///               more than 1024 segments are refused: too much work for one descriptor. A packet
+///               that one segment holds is no GSO packet.
+///   UFO         gso_size counts all that follows the IP header, as Linux has it, and is rounded
+///               down to a multiple of 8
 ///   ECN         follows from the TCP header's CWR flag
 ///   hdr_len     is only a hint and not looked at; DATA_VALID is the caller's to judge.
 ///

@@ -21,7 +21,10 @@ struct GsoFrame {
   size_t payload = 0;
 
   bool tcp() const { return gso == GsoType::kTcp4 || gso == GsoType::kTcp6; }
-  bool v4() const { return gso == GsoType::kTcp4 || gso == GsoType::kUdp4; }
+  bool ufo() const { return gso == GsoType::kUfo4 || gso == GsoType::kUfo6; }
+  bool v4() const {
+    return gso == GsoType::kTcp4 || gso == GsoType::kUdp4 || gso == GsoType::kUfo4;
+  }
   size_t checksum_field() const { return l4 + (tcp() ? 16 : 6); }
 };
 
@@ -83,6 +86,57 @@ inline Bytes reference_segment(const GsoFrame& frame, size_t gso_size, size_t in
   return segment;
 }
 
+/// The datagram with its checksum made, 0xffff for 0.
+inline Bytes checksummed_datagram(const GsoFrame& frame) {
+  Bytes bytes = frame.bytes;
+  put16(bytes, frame.checksum_field(), 0);
+  const size_t length = bytes.size() - frame.l4;
+  const Bytes summed = pseudo_header(frame, length) +
+                       Bytes(bytes.begin() + static_cast<long>(frame.l4), bytes.end());
+  const uint32_t checksum = ~word_sum(summed) & 0xffff;
+  put16(bytes, frame.checksum_field(), checksum == 0 ? 0xffff : checksum);
+  return bytes;
+}
+
+/// The IP fragments of a datagram, RFC 791 3.2 and RFC 8200 4.5; the frame's IPv6 header has no
+/// extensions. `size` bytes of the IP payload each. Over IPv6 the identification is left 0.
+inline std::vector<Bytes> reference_fragments(const GsoFrame& frame, size_t size) {
+  const Bytes bytes = checksummed_datagram(frame);
+  std::vector<Bytes> fragments;
+  for (size_t at = frame.l4; at < bytes.size(); at += size) {
+    const size_t len = std::min(size, bytes.size() - at);
+    const bool more = at + len != bytes.size();
+    const auto offset = static_cast<uint32_t>(at - frame.l4);
+    Bytes fragment(bytes.begin(), bytes.begin() + static_cast<long>(frame.l4));
+    if (frame.v4()) {
+      put16(fragment, frame.l3 + 2, static_cast<uint32_t>(20 + len));
+      put16(fragment, frame.l3 + 6, offset / 8 + (more ? 0x2000 : 0));
+      put16(fragment, frame.l3 + 10, 0);
+      const Bytes header(fragment.begin() + static_cast<long>(frame.l3), fragment.end());
+      put16(fragment, frame.l3 + 10, ~word_sum(header));
+    } else {
+      put16(fragment, frame.l3 + 4, static_cast<uint32_t>(8 + len));
+      fragment[frame.l3 + 6] = 44;
+      Bytes extension(8);
+      extension[0] = 17;
+      put16(extension, 2, offset + (more ? 1 : 0));
+      fragment = fragment + extension;
+    }
+    const auto from = bytes.begin() + static_cast<long>(at);
+    fragment.insert(fragment.end(), from, from + static_cast<long>(len));
+    fragments.push_back(fragment);
+  }
+  return fragments;
+}
+
+/// Takes the identification out of an IPv6 fragment and returns it.
+inline uint32_t take_identification(Bytes& fragment, size_t l3) {
+  const uint32_t id = get16(fragment, l3 + 44) << 16 | get16(fragment, l3 + 46);
+  put16(fragment, l3 + 44, 0);
+  put16(fragment, l3 + 46, 0);
+  return id;
+}
+
 inline std::vector<Bytes> reference_segments(const GsoFrame& frame, size_t gso_size, bool partial) {
   const size_t total = frame.bytes.size() - frame.payload;
   const size_t count = std::max<size_t>((total + gso_size - 1) / gso_size, 1);
@@ -133,6 +187,12 @@ inline GsoFrame random_gso_frame(std::mt19937& random) {
   constexpr GsoType kTypes[] = {GsoType::kTcp4, GsoType::kTcp6, GsoType::kUdp4, GsoType::kUdp6};
   const size_t payload = random() % 4 == 0 ? random() % 100 : random() % 9000;
   return gso_frame(kTypes[random() % 4], payload, random, random() % 11 * 4, random() % 3);
+}
+
+inline GsoFrame random_ufo_frame(std::mt19937& random) {
+  const GsoType gso = random() % 2 == 0 ? GsoType::kUfo4 : GsoType::kUfo6;
+  const size_t payload = random() % 4 == 0 ? random() % 200 : random() % 9000;
+  return gso_frame(gso, payload, random, 0, random() % 3);
 }
 
 }  // namespace pollux::test

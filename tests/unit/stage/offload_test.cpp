@@ -20,7 +20,7 @@ using test::from_hex;
 using test::PacketMaker;
 using test::operator+;
 
-constexpr uint32_t kAll = kTxChecksum | kTxTso4 | kTxTso6 | kTxTsoEcn | kTxUso4 | kTxUso6;
+constexpr uint32_t kAll = kTxChecksum | kTxTso4 | kTxTso6 | kTxTsoEcn | kTxUso4 | kTxUso6 | kTxUfo;
 
 TEST(ReadyFor, OffloadsThatTheReceiverLacks) {
   PacketMeta meta;
@@ -28,10 +28,9 @@ TEST(ReadyFor, OffloadsThatTheReceiverLacks) {
   meta.needs_csum = true;
   EXPECT_FALSE(ready_for(meta, 0));
   EXPECT_TRUE(ready_for(meta, kTxChecksum));
-  const std::map<GsoType, uint32_t> bits{{GsoType::kTcp4, kTxTso4},
-                                         {GsoType::kTcp6, kTxTso6},
-                                         {GsoType::kUdp4, kTxUso4},
-                                         {GsoType::kUdp6, kTxUso6}};
+  const std::map<GsoType, uint32_t> bits{{GsoType::kTcp4, kTxTso4}, {GsoType::kTcp6, kTxTso6},
+                                         {GsoType::kUdp4, kTxUso4}, {GsoType::kUdp6, kTxUso6},
+                                         {GsoType::kUfo4, kTxUfo},  {GsoType::kUfo6, kTxUfo}};
   for (const auto& [gso, bit] : bits) {
     meta.gso = gso;
     meta.gso_ecn = false;
@@ -201,6 +200,81 @@ TEST(Segmenter, LikeTheReferenceWithChecksums) { compare_with_reference(0); }
 
 TEST(Segmenter, LikeTheReferenceWithChecksumsLeftToTheReceiver) {
   compare_with_reference(kTxChecksum);
+}
+
+TEST(Segmenter, FragmentsLikeTheReference) {
+  std::mt19937 random(20);
+  PacketMaker maker(4096);
+  for (int round = 0; round < 600; ++round) {
+    const test::GsoFrame frame = test::random_ufo_frame(random);
+    const auto size = static_cast<uint16_t>((8 + random() % 3000) & ~7U);
+    Packet* packet = gso_packet(maker, frame, size, &random);
+    if (packet->segments_full() && packet->head_size() + 8 > Packet::kHeadCapacity) {
+      maker.cache().release(packet);  // no room for the fragment header; no port makes such
+      continue;
+    }
+    const auto expected = test::reference_fragments(frame, size);
+    const auto emitted = segment(maker, *packet, round % 2 == 0 ? 0 : kTxChecksum);
+    ASSERT_EQ(emitted.size(), expected.size());
+    uint32_t id = 0;
+    for (size_t i = 0; i < expected.size(); ++i) {
+      Bytes bytes = emitted[i].bytes;
+      if (!frame.v4()) {
+        const uint32_t own = test::take_identification(bytes, frame.l3);
+        if (i != 0) ASSERT_EQ(own, id) << "one datagram, one identification";
+        id = own;
+      }
+      ASSERT_EQ(bytes, expected[i])
+          << "round " << round << ", fragment " << i << " of " << expected.size();
+      ASSERT_FALSE(emitted[i].meta.needs_csum);
+    }
+    ASSERT_EQ(test::bytes_of(*packet), frame.bytes) << "the original was changed";
+    maker.cache().release(packet);
+  }
+}
+
+TEST(Segmenter, OtherDatagramsHaveOtherIdentifications) {
+  std::mt19937 random(21);
+  PacketMaker maker;
+  test::GsoFrame frame = test::gso_frame(GsoType::kUfo6, 4000, random);
+  std::map<uint32_t, int> seen;
+  for (int i = 0; i < 1000; ++i) {
+    test::put16(frame.bytes, frame.payload + 3000, static_cast<uint32_t>(i));
+    test::put16(frame.bytes, frame.payload + 3002, static_cast<uint32_t>(0xffff - i));  // same sum
+    Packet* packet = gso_packet(maker, frame, 1448);
+    Bytes first = segment(maker, *packet, 0).front().bytes;
+    ++seen[test::take_identification(first, frame.l3)];
+    maker.cache().release(packet);
+  }
+  EXPECT_GT(seen.size(), 995u);
+}
+
+/// RFC 8200, 4.5: hop-by-hop and routing headers are in each fragment, destination options behind
+/// them are fragmented.
+TEST(Segmenter, FragmentsBehindExtensionHeaders) {
+  PacketMaker maker;
+  const Bytes addresses =
+      from_hex("fd000000000000000000000000000001 fd000000000000000000000000000002");
+  const Bytes headers = from_hex("020000000002 020000000001 86dd 60000000 0030 00 40") + addresses +
+                        from_hex(
+                            "2b00 0104 00000000"    // hop-by-hop: next is routing
+                            "3c00 0000 00000000"    // routing: next is destination options
+                            "1100 0104 00000000");  // destination options: next is UDP
+  const Bytes datagram = from_hex("1000 1f90 0018 1234") + Bytes(16, 'x');
+  Packet* packet = maker.make(headers + datagram);
+  packet->meta.gso = GsoType::kUfo6;
+  packet->meta.gso_size = 16;
+  const auto emitted = segment(maker, *packet, 0);
+  ASSERT_EQ(emitted.size(), 2u);
+  Bytes first = emitted[0].bytes;
+  Bytes second = emitted[1].bytes;
+  const Bytes id(first.begin() + 74, first.begin() + 78);
+  const Bytes per_fragment = from_hex("020000000002 020000000001 86dd 60000000 0028 00 40") +
+                             addresses + from_hex("2b00 0104 00000000 2c00 0000 00000000");
+  EXPECT_EQ(first, per_fragment + from_hex("3c00 0001") + id + from_hex("1100 0104 00000000") +
+                       Bytes(datagram.begin(), datagram.begin() + 8));
+  EXPECT_EQ(second, per_fragment + from_hex("3c00 0010") + id + Bytes(16, 'x'));
+  maker.cache().release(packet);
 }
 
 TEST(Segmenter, SixtyFourKilobytesInSmallestPieces) {

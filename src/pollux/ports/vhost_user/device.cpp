@@ -30,6 +30,9 @@ uint32_t tx_offloads(uint64_t features) {
   if ((features & VIRTIO_NET_F_GUEST_TSO4) != 0) bits |= kTxTso4;
   if ((features & VIRTIO_NET_F_GUEST_TSO6) != 0) bits |= kTxTso6;
   if ((features & VIRTIO_NET_F_GUEST_ECN) != 0) bits |= kTxTsoEcn;
+  if ((features & VIRTIO_NET_F_GUEST_UFO) != 0) bits |= kTxUfo;
+  if ((features & VIRTIO_NET_F_GUEST_USO4) != 0) bits |= kTxUso4;
+  if ((features & VIRTIO_NET_F_GUEST_USO6) != 0) bits |= kTxUso6;
   return bits;
 }
 

@@ -32,6 +32,8 @@ constexpr std::array kKeys{
     PortKey{"iommu", "offer to work behind the guest's IOMMU (on)"},
     PortKey{"csum", "offer checksum offload (on)"},
     PortKey{"tso", "offer TCP segmentation offload (on)"},
+    PortKey{"ufo", "offer UDP fragmentation offload (on)"},
+    PortKey{"uso", "offer UDP segmentation offload (on)"},
     PortKey{"in-band", "offer notifications as messages, for simulations (off)"},
 };
 
@@ -44,7 +46,8 @@ struct Config {
 uint64_t offered_features(SpecReader& read, uint16_t queue_pairs) {
   using namespace spec;
   uint64_t features =
-      VIRTIO_F_VERSION_1 | VIRTIO_F_ANY_LAYOUT | VIRTIO_NET_F_GUEST_ANNOUNCE | VIRTIO_NET_F_MTU;
+      VIRTIO_F_VERSION_1 | VIRTIO_F_ANY_LAYOUT | VIRTIO_NET_F_GUEST_ANNOUNCE | VIRTIO_NET_F_MTU |
+      VIRTIO_NET_F_GUEST_HDRLEN;  // 5.1.6.2: hdr_len is a hint, here never looked at
   if (read.get_bool("packed", true)) features |= VIRTIO_F_RING_PACKED;
   if (read.get_bool("in-order", true)) features |= VIRTIO_F_IN_ORDER;
   if (read.get_bool("mrg", true)) features |= VIRTIO_NET_F_MRG_RXBUF;
@@ -59,6 +62,12 @@ uint64_t offered_features(SpecReader& read, uint16_t queue_pairs) {
     features |= VIRTIO_NET_F_HOST_TSO4 | VIRTIO_NET_F_HOST_TSO6 | VIRTIO_NET_F_HOST_ECN |
                 VIRTIO_NET_F_GUEST_TSO4 | VIRTIO_NET_F_GUEST_TSO6 | VIRTIO_NET_F_GUEST_ECN |
                 VIRTIO_NET_F_GSO;
+  }
+  if (read.get_bool("ufo", true) && csum) {
+    features |= VIRTIO_NET_F_HOST_UFO | VIRTIO_NET_F_GUEST_UFO;
+  }
+  if (read.get_bool("uso", true) && csum) {
+    features |= VIRTIO_NET_F_HOST_USO | VIRTIO_NET_F_GUEST_USO4 | VIRTIO_NET_F_GUEST_USO6;
   }
   return features;
 }

@@ -54,6 +54,8 @@ constexpr std::array kKeys{
     PortKey{"event-idx", "use event indices (on)"},
     PortKey{"csum", "use checksum offload (on)"},
     PortKey{"tso", "use TCP segmentation offload (on)"},
+    PortKey{"ufo", "use UDP fragmentation offload (on)"},
+    PortKey{"uso", "use UDP segmentation offload (on)"},
     PortKey{"version-1", "use VIRTIO 1.0 and later; off: the legacy layout (on)"},
     PortKey{"packed", "packed rings; on: if the back end has them, only: or nothing (off)"},
     PortKey{"in-order", "buffers used in order; on: if the back end does, only: or nothing (off)"},
@@ -65,14 +67,14 @@ constexpr std::array kKeys{
 struct Config {
   std::string path;
   bool server = false;
-  std::optional<MacAddress> mac;
+  std::optional<net::MacAddress> mac;
   virtio_user::SessionConfig session;
 };
 
 uint64_t wanted_features(SpecReader& read) {
   using namespace spec;
   uint64_t features = VIRTIO_F_ANY_LAYOUT | VIRTIO_NET_F_MQ | VIRTIO_NET_F_MAC |
-                      VIRTIO_NET_F_STATUS | VIRTIO_NET_F_MTU;
+                      VIRTIO_NET_F_STATUS | VIRTIO_NET_F_MTU | VIRTIO_NET_F_GUEST_HDRLEN;
   if (read.get_bool("version-1", true)) features |= VIRTIO_F_VERSION_1;
   if (read.get_bool("mrg", true)) features |= VIRTIO_NET_F_MRG_RXBUF;
   if (read.get_bool("indirect", true)) features |= VIRTIO_F_INDIRECT_DESC;
@@ -81,6 +83,10 @@ uint64_t wanted_features(SpecReader& read) {
   if (read.get_bool("tso", true)) {
     features |= VIRTIO_NET_F_HOST_TSO4 | VIRTIO_NET_F_HOST_TSO6 | VIRTIO_NET_F_HOST_ECN |
                 VIRTIO_NET_F_GUEST_TSO4 | VIRTIO_NET_F_GUEST_TSO6 | VIRTIO_NET_F_GUEST_ECN;
+  }
+  if (read.get_bool("ufo", true)) features |= VIRTIO_NET_F_HOST_UFO | VIRTIO_NET_F_GUEST_UFO;
+  if (read.get_bool("uso", true)) {
+    features |= VIRTIO_NET_F_HOST_USO | VIRTIO_NET_F_GUEST_USO4 | VIRTIO_NET_F_GUEST_USO6;
   }
   return features;
 }
@@ -127,6 +133,8 @@ uint32_t tx_offloads(uint64_t features) {
   if ((features & VIRTIO_NET_F_HOST_TSO4) != 0) bits |= kTxTso4;
   if ((features & VIRTIO_NET_F_HOST_TSO6) != 0) bits |= kTxTso6;
   if ((features & VIRTIO_NET_F_HOST_ECN) != 0) bits |= kTxTsoEcn;
+  if ((features & VIRTIO_NET_F_HOST_UFO) != 0) bits |= kTxUfo;
+  if ((features & VIRTIO_NET_F_HOST_USO) != 0) bits |= kTxUso4 | kTxUso6;
   return bits;
 }
 

@@ -24,6 +24,9 @@ using namespace spec;
 constexpr uint32_t kLargestFrame = 65589 + kNetHdrSize;
 constexpr uint64_t kHostTso = VIRTIO_NET_F_HOST_TSO4 | VIRTIO_NET_F_HOST_TSO6;
 constexpr uint64_t kGuestTso = VIRTIO_NET_F_GUEST_TSO4 | VIRTIO_NET_F_GUEST_TSO6;
+constexpr uint64_t kHostGso = kHostTso | VIRTIO_NET_F_HOST_UFO | VIRTIO_NET_F_HOST_USO;
+constexpr uint64_t kGuestGso =
+    kGuestTso | VIRTIO_NET_F_GUEST_UFO | VIRTIO_NET_F_GUEST_USO4 | VIRTIO_NET_F_GUEST_USO6;
 
 /// Longest chain that a transmitq makes: a whole packet's segments, its head, a legacy header.
 constexpr uint32_t kTableEntries = Packet::kMaxSegments + 2;
@@ -47,9 +50,9 @@ uint64_t choose_features(uint64_t offered, const SessionConfig& config, uint32_t
   const uint32_t pieces = kLargestFrame / buffer_size + 3;
   const bool too_many = pieces > std::min<uint32_t>(config.queue_size, Packet::kMaxSegments);
   without((features & VIRTIO_F_VERSION_1) == 0, VIRTIO_F_RING_PACKED | VIRTIO_F_IN_ORDER);
-  without((features & VIRTIO_NET_F_CSUM) == 0 || too_many, kHostTso);
-  without((features & VIRTIO_NET_F_GUEST_CSUM) == 0 || too_many, kGuestTso);
-  without((features & VIRTIO_NET_F_MRG_RXBUF) == 0, kGuestTso);
+  without((features & VIRTIO_NET_F_CSUM) == 0 || too_many, kHostGso);
+  without((features & VIRTIO_NET_F_GUEST_CSUM) == 0 || too_many, kGuestGso);
+  without((features & VIRTIO_NET_F_MRG_RXBUF) == 0, kGuestGso);
   without((features & kHostTso) == 0, VIRTIO_NET_F_HOST_ECN);
   without((features & kGuestTso) == 0, VIRTIO_NET_F_GUEST_ECN);
   without(config.queue_pairs < 2, VIRTIO_NET_F_MQ);
