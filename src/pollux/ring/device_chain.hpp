@@ -36,6 +36,32 @@ inline constexpr uint32_t kMaxChain = 1024;
   return want == MemoryAccess::kWrite ? spec::VIRTQ_DESC_F_WRITE : uint16_t{0};
 }
 
+/// Which descriptors a walk takes: all for one kind of access ...
+struct OneWay {
+  MemoryAccess want;
+  [[nodiscard]] bool takes(uint16_t flags) const noexcept {
+    return (flags & spec::VIRTQ_DESC_F_WRITE) == write_flag(want);
+  }
+  /// What of the flags in a packed ring's indirect table counts: see PackedDeviceRing.
+  [[nodiscard]] uint16_t in_packed_table(uint16_t flags) const noexcept {
+    return flags & write_flag(want);
+  }
+};
+
+/// ... or those of a request: for reading, then for writing (2.7.4.2, 2.8.21).
+struct BothWays {
+  MemoryAccess want = MemoryAccess::kRead;
+  [[nodiscard]] bool takes(uint16_t flags) noexcept {
+    const bool writable = (flags & spec::VIRTQ_DESC_F_WRITE) != 0;
+    if (!writable) return want == MemoryAccess::kRead;
+    want = MemoryAccess::kWrite;
+    return true;
+  }
+  [[nodiscard]] static uint16_t in_packed_table(uint16_t flags) noexcept {
+    return flags & spec::VIRTQ_DESC_F_WRITE;
+  }
+};
+
 /// Calls `visit(std::byte* data, uint32_t len) -> bool` for each contiguous piece of a
 /// descriptor's bytes, at least one byte long; false ends it.
 template <typename Visit>

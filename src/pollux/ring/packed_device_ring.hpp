@@ -94,16 +94,17 @@ class PackedDeviceRing {
   /// one gives several pieces.
   template <typename Visit>
   ChainStatus walk(uint16_t head, MemoryAccess want, Visit&& visit) noexcept {
-    const Chain& chain = chains_[head];
-    ++walked_;
-    if ((chain.flags & spec::VIRTQ_DESC_F_INDIRECT) != 0) return walk_table(chain, want, visit);
-    ChainStatus status = element(chain.addr, chain.len, chain.flags, want, visit);
-    for (uint32_t i = 1; i < chain.count && status == ChainStatus::kOk; ++i) {
-      ++walked_;
-      const spec::pvirtq_desc& desc = rest_[(chain.rest + i - 1) & mask_];
-      status = element(desc.addr, desc.len, desc.flags, want, visit);
-    }
-    return status;
+    OneWay way{want};
+    return walk_as(head, way, visit);
+  }
+
+  /// The same for a chain with bytes to read and then room to write (2.8.21): `visit` is also
+  /// told which a piece is for.
+  template <typename Visit>
+  ChainStatus walk_both(uint16_t head, Visit&& visit) noexcept {
+    BothWays way;
+    const auto with_way = [&](std::byte* data, uint32_t len) { return visit(data, len, way.want); };
+    return walk_as(head, way, with_way);
   }
 
   /// Descriptors that walks have visited so far (wraps): what they cost.
@@ -256,11 +257,25 @@ class PackedDeviceRing {
     return true;
   }
 
+  template <typename Way, typename Visit>
+  ChainStatus walk_as(uint16_t head, Way& way, Visit& visit) noexcept {
+    const Chain& chain = chains_[head];
+    ++walked_;
+    if ((chain.flags & spec::VIRTQ_DESC_F_INDIRECT) != 0) return walk_table(chain, way, visit);
+    ChainStatus status = element(chain.addr, chain.len, chain.flags, way, visit);
+    for (uint32_t i = 1; i < chain.count && status == ChainStatus::kOk; ++i) {
+      ++walked_;
+      const spec::pvirtq_desc& desc = rest_[(chain.rest + i - 1) & mask_];
+      status = element(desc.addr, desc.len, desc.flags, way, visit);
+    }
+    return status;
+  }
+
   /// 2.8.7: one descriptor, no chain, whose table is used whole; but for WRITE, its flags and ids
   /// mean nothing. And WRITE is not held against a driver whose bytes are only read: DPDK's leaves
   /// it set on the net headers that it sends.
-  template <typename Visit>
-  ChainStatus walk_table(const Chain& chain, MemoryAccess want, Visit& visit) noexcept {
+  template <typename Way, typename Visit>
+  ChainStatus walk_table(const Chain& chain, Way& way, Visit& visit) noexcept {
     if (!indirect_ || chain.count != 1) return ChainStatus::kBadDescriptor;
     const IndirectTable table = find_indirect_table(view_, chain.addr, chain.len);
     if (table.status != ChainStatus::kOk) return table.status;
@@ -269,19 +284,20 @@ class PackedDeviceRing {
       ++walked_;
       const auto desc =
           access_.template snapshot<spec::pvirtq_desc>(table.data + i * sizeof(spec::pvirtq_desc));
-      const uint16_t flags = desc.flags & write_flag(want);
-      const ChainStatus status = element(desc.addr, desc.len, flags, want, visit);
+      const uint16_t flags = way.in_packed_table(desc.flags);
+      const ChainStatus status = element(desc.addr, desc.len, flags, way, visit);
       if (status != ChainStatus::kOk) return status;
     }
     return ChainStatus::kOk;
   }
 
-  template <typename Visit>
-  ChainStatus element(uint64_t addr, uint32_t len, uint16_t flags, MemoryAccess want,
+  template <typename Way, typename Visit>
+  ChainStatus element(uint64_t addr, uint32_t len, uint16_t flags, Way& way,
                       Visit& visit) noexcept {
-    constexpr uint16_t kKind = spec::VIRTQ_DESC_F_WRITE | spec::VIRTQ_DESC_F_INDIRECT;
-    if ((flags & kKind) != write_flag(want)) return ChainStatus::kBadDescriptor;
-    return visit_pieces(view_, addr, len, want, visit);
+    if ((flags & spec::VIRTQ_DESC_F_INDIRECT) != 0 || !way.takes(flags)) {
+      return ChainStatus::kBadDescriptor;
+    }
+    return visit_pieces(view_, addr, len, way.want, visit);
   }
 
   /// Descriptors of chains that were taken and are not published.

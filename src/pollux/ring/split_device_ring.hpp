@@ -104,26 +104,17 @@ class SplitDeviceRing {
   /// one gives several pieces.
   template <typename Visit>
   ChainStatus walk(uint16_t head, MemoryAccess want, Visit&& visit) noexcept {
-    return follow(head, [&](const spec::virtq_desc& desc) {
-      if ((desc.flags & spec::VIRTQ_DESC_F_WRITE) != write_flag(want)) {
-        return ChainStatus::kBadDescriptor;
-      }
-      return visit_pieces(view_, desc.addr, desc.len, want, visit);
-    });
+    OneWay way{want};
+    return walk_as(head, way, visit);
   }
 
   /// The same for a chain with bytes to read and then room to write (2.7.4.2): `visit` is also
   /// told which a piece is for.
   template <typename Visit>
   ChainStatus walk_both(uint16_t head, Visit&& visit) noexcept {
-    MemoryAccess now = MemoryAccess::kRead;
-    return follow(head, [&](const spec::virtq_desc& desc) {
-      const bool write = (desc.flags & spec::VIRTQ_DESC_F_WRITE) != 0;
-      if (!write && now == MemoryAccess::kWrite) return ChainStatus::kBadDescriptor;
-      if (write) now = MemoryAccess::kWrite;
-      auto piece = [&](std::byte* data, uint32_t len) { return visit(data, len, now); };
-      return visit_pieces(view_, desc.addr, desc.len, now, piece);
-    });
+    BothWays way;
+    const auto with_way = [&](std::byte* data, uint32_t len) { return visit(data, len, way.want); };
+    return walk_as(head, way, with_way);
   }
 
   /// Descriptors that walks have read so far (wraps): what they cost.
@@ -208,6 +199,14 @@ class SplitDeviceRing {
   void fail(RingError error) noexcept { error_ = error; }
 
  private:
+  template <typename Way, typename Visit>
+  ChainStatus walk_as(uint16_t head, Way& way, Visit& visit) noexcept {
+    return follow(head, [&](const spec::virtq_desc& desc) {
+      if (!way.takes(desc.flags)) return ChainStatus::kBadDescriptor;
+      return visit_pieces(view_, desc.addr, desc.len, way.want, visit);
+    });
+  }
+
   /// Calls `visit` for each descriptor of a chain, indirect ones included.
   template <typename Visit>
   ChainStatus follow(uint16_t head, Visit&& visit) noexcept {
