@@ -34,6 +34,9 @@ class NetDeviceTx {
   [[nodiscard]] Ring& ring() noexcept { return ring_; }
   [[nodiscard]] const Ring& ring() const noexcept { return ring_; }
 
+  /// Whether headers may speak of checksums; at first if GUEST_CSUM was negotiated.
+  void set_guest_csum(bool on) noexcept { guest_csum_ = on; }
+
   /// Takes frames from the front of the burst as long as there are buffers, releases them, and
   /// leaves the rest. A frame that no buffer of this driver can hold is dropped and counted.
   void send(Burst& burst, QueueCounters& counters) noexcept {
