@@ -20,6 +20,7 @@ namespace pollux {
     "the receiver's IOMMU has not said yet where its buffer lies: frequent remapping in the "     \
     "guest")                                                                                      \
   X(receiver_no_offload, "the packet needs an offload that can not be done for this receiver")    \
+  X(receiver_filter, "the receiver asked not to get it: by its address, VLAN or mode filters")    \
   X(receiver_error, "the receiving device or file refused the write")                             \
   X(queue_disabled, "sent on a queue that the peer started but did not enable")                   \
   X(bad_descriptor, "the sender's descriptor chain breaks VIRTIO's rules")                        \

@@ -70,6 +70,7 @@ Json info_json(const PortInfo& info) {
             {"feature_names", info.feature_names},
             {"protocol_feature_names", info.protocol_feature_names},
             {"rings", std::move(rings)},
+            {"control", info.control},
             {"memory", info.memory},
             {"iommu", info.iommu}};
   json["mac"] = info.mac ? Json(info.mac->to_text()) : Json(nullptr);
@@ -166,6 +167,7 @@ PortInfo info_from(const Json& json) {
   take(json, "protocol_feature_names", info.protocol_feature_names);
   take(json, "memory", info.memory);
   take(json, "iommu", info.iommu);
+  take(json, "control", info.control);
   std::string text;
   take(json, "features", text);
   info.features = parse_number(text).value_or(0);

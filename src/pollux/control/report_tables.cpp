@@ -54,6 +54,7 @@ void port_block(std::string& out, const PortStats& port) {
   std::vector<std::string> rings;
   for (const PortInfo::Ring& ring : info.rings) rings.push_back(ring_text(ring));
   detail(out, "rings", fmt::format("{}", fmt::join(rings, ", ")));
+  detail(out, "control", info.control);
   detail(out, "memory", info.memory);
   detail(out, "iommu", info.iommu);
 }

@@ -54,8 +54,9 @@ struct PortInfo {
     std::string format;  ///< "split", "packed in-order"; empty while it does not run
   };
   std::vector<Ring> rings;
-  std::string memory;  ///< what the peer shared: "1 region, 512 MiB"
-  std::string iommu;   ///< what has passed between us and the guest's IOMMU; empty without one
+  std::string control;  ///< what the peer set by its control queue: filters, queues in use
+  std::string memory;   ///< what the peer shared: "1 region, 512 MiB"
+  std::string iommu;    ///< what has passed between us and the guest's IOMMU; empty without one
 };
 
 /// One way in and out of the switch. This interface is cold: packets pass through the queue

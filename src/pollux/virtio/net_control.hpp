@@ -55,7 +55,7 @@ class NetControl {
   struct Config {
     uint64_t features = 0;         ///< negotiated
     uint16_t max_queue_pairs = 1;  ///< what the configuration space says
-    std::optional<net::MacAddress> mac;
+    std::optional<net::MacAddress> mac{};
   };
 
   /// Features that GUEST_OFFLOADS_SET turns off and on again.

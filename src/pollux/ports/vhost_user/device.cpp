@@ -8,33 +8,16 @@
 #include <utility>
 
 #include "pollux/base/peer_fd.hpp"
-#include "pollux/packet/tx_offloads.hpp"
 #include "pollux/spec/virtio_net.hpp"
 #include "pollux/vhost/backend_session.hpp"
 
 namespace pollux::vhost_user {
 namespace {
 
-constexpr auto kQuiescenceDeadline = std::chrono::seconds(2);
-
 // What the session could do for other devices; docs/vhost-user.md says why not for this one.
 constexpr uint64_t kNotOffered = spec::VHOST_USER_PROTOCOL_F_CONFIG |
                                  spec::VHOST_USER_PROTOCOL_F_INBAND_NOTIFICATIONS |
                                  spec::VHOST_USER_PROTOCOL_F_SHMEM;
-
-/// What a peer takes undone, from the features that it negotiated.
-uint32_t tx_offloads(uint64_t features) {
-  using namespace spec;
-  uint32_t bits = 0;
-  if ((features & VIRTIO_NET_F_GUEST_CSUM) != 0) bits |= kTxChecksum;
-  if ((features & VIRTIO_NET_F_GUEST_TSO4) != 0) bits |= kTxTso4;
-  if ((features & VIRTIO_NET_F_GUEST_TSO6) != 0) bits |= kTxTso6;
-  if ((features & VIRTIO_NET_F_GUEST_ECN) != 0) bits |= kTxTsoEcn;
-  if ((features & VIRTIO_NET_F_GUEST_UFO) != 0) bits |= kTxUfo;
-  if ((features & VIRTIO_NET_F_GUEST_USO4) != 0) bits |= kTxUso4;
-  if ((features & VIRTIO_NET_F_GUEST_USO6) != 0) bits |= kTxUso6;
-  return bits;
-}
 
 }  // namespace
 
@@ -46,7 +29,11 @@ NetDevice::NetDevice(const Config& config, Quiescence& quiescence, Log log)
       tx_(std::max<size_t>(config.queue_pairs, config.senders)),
       rx_rings_(config.queue_pairs),
       tx_rings_(config.queue_pairs) {
-  for (TxSlot& slot : tx_) slot.offloads = &offloads_;
+  for (TxSlot& slot : tx_) {
+    slot.offloads = &offloads_;
+    slot.filter = &filter_;
+  }
+  reset_control(0);
 }
 
 std::vector<RxQueue> NetDevice::rx_queues() {
@@ -66,7 +53,9 @@ vhost::DeviceOffer NetDevice::offer() const {
   offer.features = config_.features;
   offer.protocol_features = vhost::BackendSession::kProtocolFeatures & ~kNotOffered;
   if (config_.in_band) offer.protocol_features |= spec::VHOST_USER_PROTOCOL_F_INBAND_NOTIFICATIONS;
-  offer.vrings = static_cast<uint16_t>(2 * config_.queue_pairs);
+  if (config_.config_space) offer.protocol_features |= spec::VHOST_USER_PROTOCOL_F_CONFIG;
+  const bool control = (config_.features & spec::VIRTIO_NET_F_CTRL_VQ) != 0;
+  offer.vrings = static_cast<uint16_t>(2 * config_.queue_pairs + (control ? 1 : 0));
   offer.queue_num = config_.queue_pairs;
   return offer;
 }
@@ -76,6 +65,10 @@ Status NetDevice::start_ring(const vhost::RingStart& start) {
     return fail(
         ErrorCode::kUnsupported,
         fmt::format("a ring of {} entries is larger than queue-size={}", size, config_.queue_size));
+  }
+  if (is_control(start.index)) return start_control(start);
+  if (start.index >= 2 * config_.queue_pairs) {
+    return fail(ErrorCode::kUnsupported, "there is no control queue: CTRL_VQ was not negotiated");
   }
   const auto set_up = [&](auto& slot, auto live) {
     slot.live = std::move(live);
@@ -113,7 +106,7 @@ void NetDevice::publish(uint16_t index) {
 /// Spreads the handles over the receiveqs that may be used; none when there are none.
 void NetDevice::map_tx() {
   std::vector<LiveTx*> usable;
-  for (const auto& ring : tx_rings_) {
+  for (const auto& ring : std::span(tx_rings_).first(pairs_in_use())) {
     if (ring.published && ring.controls->enabled) usable.push_back(ring.live.get());
   }
   for (size_t i = 0; i < tx_.size(); ++i) {
@@ -133,6 +126,7 @@ bool NetDevice::unpublish(uint16_t index) {
 }
 
 Result<uint32_t> NetDevice::stop_ring(uint16_t index) {
+  if (runs_control(index)) return stop_control();
   const size_t pair = index / 2;
   const bool quiet = unpublish(index);
   const auto take_down = [&](auto& ring, auto& stranded) -> Result<uint32_t> {
@@ -149,7 +143,9 @@ Result<uint32_t> NetDevice::stop_ring(uint16_t index) {
 }
 
 void NetDevice::update_ring(uint16_t index, const vhost::RingControls& controls) {
-  if (is_rx(index)) {
+  if (runs_control(index)) {
+    control_queue_->update(controls);
+  } else if (is_rx(index)) {
     Ring<LiveRx>& ring = rx_rings_[index / 2];
     if (controls.enabled) ring.live->left_alone_until.store({});
     update(ring, index, controls);
@@ -169,6 +165,10 @@ void NetDevice::update(Ring<Live>& ring, uint16_t index, const vhost::RingContro
 }
 
 Status NetDevice::update_log(uint16_t index, std::shared_ptr<const WriteLog> log) {
+  if (runs_control(index)) {
+    control_queue_->set_log(std::move(log));
+    return {};
+  }
   const auto swap = [&](auto& ring) {
     ring.live->set_log(log.get());
     return std::exchange(ring.log, std::move(log));
@@ -184,6 +184,7 @@ Status NetDevice::mappings_changed() {
     return fail(ErrorCode::kTimeout, "a worker did not let go of the IOMMU's old mappings in time");
   }
   look_ahead();
+  serve_control();  // it may have waited for these
   return {};
 }
 
@@ -194,12 +195,6 @@ void NetDevice::look_ahead() {
     const std::lock_guard guard(ring.live->lock);
     ring.live->look_ahead();
   }
-}
-
-void NetDevice::features_changed(uint64_t features) {
-  offloads_.store(tx_offloads(features), std::memory_order_relaxed);
-  // A worker that read the old bits must not send to a ring of the new session.
-  (void)quiescence_.synchronize(kQuiescenceDeadline);
 }
 
 void NetDevice::send_rarp(const std::array<uint8_t, 6>& mac) {
@@ -238,6 +233,7 @@ void NetDevice::describe(PortInfo& info) const {
   info.rx_queues = config_.queue_pairs;
   info.tx_queues = config_.queue_pairs;
   info.mtu = mtu_;
+  describe_control(info);
   const auto add = [&](const LiveRing* live, std::string name) {
     PortInfo::Ring ring{std::move(name), 0, false, ""};
     if (live != nullptr) {
@@ -256,6 +252,7 @@ void NetDevice::describe(PortInfo& info) const {
     add(tx_rings_[i].live.get(), fmt::format("tx{}", i));
     info.link_up |= tx_rings_[i].live && tx_rings_[i].live->enabled() && rx_rings_[i].live;
   }
+  if (control_queue_) add(&control_queue_->live(), "control");
 }
 
 }  // namespace pollux::vhost_user

@@ -6,15 +6,22 @@
 #include <chrono>
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <span>
 #include <string>
 #include <vector>
 
+#include "pollux/base/event_loop.hpp"
 #include "pollux/base/log.hpp"
+#include "pollux/net/ethernet.hpp"
 #include "pollux/port/port.hpp"
 #include "pollux/port/quiescence.hpp"
+#include "pollux/ports/vhost_user/control_queue.hpp"
 #include "pollux/ports/vhost_user/queues.hpp"
+#include "pollux/spec/virtio_net_control.hpp"
 #include "pollux/vhost/device.hpp"
+#include "pollux/virtio/net_control.hpp"
+#include "pollux/virtio/rx_filter.hpp"
 
 namespace pollux::vhost_user {
 
@@ -31,6 +38,13 @@ class NetDevice final : public vhost::BackendDevice {
     bool in_band = false;                            ///< offer INBAND_NOTIFICATIONS
     /// How long a ring that starts disabled may wait to be enabled before it is emptied.
     std::chrono::milliseconds enable_grace{1000};
+    /// Serves the control queue; needed if CTRL_VQ is offered. Outlives the device.
+    EventLoop* loop = nullptr;
+    // The configuration space, 5.1.4; told only if it is offered.
+    bool config_space = false;
+    std::optional<net::MacAddress> mac{};
+    uint16_t mtu = 1500;
+    uint32_t speed = spec::VIRTIO_NET_SPEED_UNKNOWN;  ///< Mbit/s
   };
 
   /// `quiescence` outlives the device.
@@ -41,6 +55,9 @@ class NetDevice final : public vhost::BackendDevice {
 
   /// Tells log and peer, once, of each ring that broke since the last call.
   void report_broken_rings();
+
+  /// Serves the control queue of a driver that does not kick.
+  void serve_control();
 
   /// Fills in what the device knows: rings, link, MTU and what is broken.
   void describe(PortInfo& info) const;
@@ -58,8 +75,12 @@ class NetDevice final : public vhost::BackendDevice {
   [[nodiscard]] Status set_mtu(uint64_t mtu) override;
   [[nodiscard]] Result<std::vector<std::byte>> save_state() override;
   [[nodiscard]] Status load_state(std::span<const std::byte> state) override;
+  [[nodiscard]] std::span<const std::byte> config() const override;
+  void reset() override;
+  void kick(uint16_t index) override;
 
  private:
+  static constexpr auto kQuiescenceDeadline = std::chrono::seconds(2);
   static bool is_rx(uint16_t index) { return index % 2 == 1; }
 
   /// One ring as control knows it, whether it runs or not.
@@ -81,10 +102,30 @@ class NetDevice final : public vhost::BackendDevice {
   template <typename Live>
   void report(Ring<Live>& ring, const std::string& name);
 
+  // The control queue and what it sets: device_control.cpp.
+  [[nodiscard]] bool is_control(uint16_t index) const;
+  [[nodiscard]] bool runs_control(uint16_t index) const {
+    return control_queue_ && control_queue_->index() == index;
+  }
+  [[nodiscard]] size_t pairs_in_use() const;
+  [[nodiscard]] Status start_control(const vhost::RingStart& start);
+  [[nodiscard]] Result<uint32_t> stop_control();
+  void reset_control(uint64_t features);
+  [[nodiscard]] bool execute(std::span<const std::byte> command);
+  void apply_offloads();
+  void publish_filter();
+  void update_config_space();
+  void describe_control(PortInfo& info) const;
+
   Config config_;
   Quiescence& quiescence_;
   Log log_;
   uint16_t mtu_ = 0;
+  uint64_t features_ = 0;  // negotiated
+  virtio::NetControl control_{virtio::NetControl::Config{}};
+  spec::virtio_net_config space_{};
+  std::unique_ptr<const virtio::RxFilter> filter_owner_;
+  std::atomic<const virtio::RxFilter*> filter_{nullptr};
   std::atomic<uint32_t> offloads_{0};
   std::vector<RxSlot> rx_;
   std::vector<TxSlot> tx_;
@@ -95,6 +136,8 @@ class NetDevice final : public vhost::BackendDevice {
   std::vector<Ring<LiveTx>> stranded_tx_;
   std::vector<std::unique_ptr<const vhost::RingControls>> stranded_controls_;
   std::vector<std::shared_ptr<const WriteLog>> stranded_logs_;
+  std::vector<std::unique_ptr<const virtio::RxFilter>> stranded_filters_;
+  std::unique_ptr<ControlQueue> control_queue_;
 };
 
 }  // namespace pollux::vhost_user

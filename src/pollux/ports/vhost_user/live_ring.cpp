@@ -6,6 +6,7 @@
 #include "pollux/base/peer_fd.hpp"
 #include "pollux/ring/packed_device_ring.hpp"
 #include "pollux/ring/split_device_ring.hpp"
+#include "pollux/virtio/net_device_control.hpp"
 #include "pollux/virtio/net_device_rx.hpp"
 #include "pollux/virtio/net_device_tx.hpp"
 
@@ -97,6 +98,7 @@ struct TxOf final : LiveTx {
     if (error != ring::RingError::none) return DropReason::receiver_down;
     return queue.missed() ? DropReason::receiver_unmapped : DropReason::receiver_ring_full;
   }
+  void set_guest_csum(bool on) noexcept override { queue.set_guest_csum(on); }
   bool end(OpenTurn& turn) noexcept override {
     return queue.publish(turns.end(turn, queue.filled()));
   }
@@ -105,6 +107,23 @@ struct TxOf final : LiveTx {
   void set_log(const WriteLog* log) noexcept override { queue.ring().view().set_log(log); }
 
   virtio::NetDeviceTx<Ring> queue;
+};
+
+template <typename Ring>
+struct ControlOf final : LiveControl {
+  ControlOf(Ring ring, uint64_t /*features*/) : queue(std::move(ring)) {}
+
+  bool serve(size_t most, const Execute& execute) override {
+    bool wanted = queue.serve(most, execute);
+    // What came between looking and asking for a kick is not told of.
+    if (queue.ring().request_notifications()) wanted = queue.serve(most, execute) || wanted;
+    note(queue.ring().error());
+    return wanted;
+  }
+  uint32_t base() const noexcept override { return base_of(queue.ring()); }
+  void set_log(const WriteLog* log) noexcept override { queue.ring().view().set_log(log); }
+
+  virtio::NetDeviceControl<Ring> queue;
 };
 
 /// A Live<Ring> for this layout.
@@ -144,6 +163,14 @@ std::unique_ptr<LiveTx> make_live_tx(const vhost::RingStart& start) {
   return std::visit(
       [&](const auto& layout) -> std::unique_ptr<LiveTx> {
         return make<TxOf, UsedEntries::kEach>(layout, start);
+      },
+      start.layout);
+}
+
+std::unique_ptr<LiveControl> make_live_control(const vhost::RingStart& start) {
+  return std::visit(
+      [&](const auto& layout) -> std::unique_ptr<LiveControl> {
+        return make<ControlOf, UsedEntries::kEach>(layout, start);
       },
       start.layout);
 }

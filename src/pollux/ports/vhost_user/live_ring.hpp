@@ -3,8 +3,11 @@
 
 #include <atomic>
 #include <chrono>
+#include <cstddef>
 #include <cstdint>
+#include <functional>
 #include <memory>
+#include <span>
 
 #include "pollux/base/queue_counters.hpp"
 #include "pollux/base/result.hpp"
@@ -77,6 +80,9 @@ struct LiveTx : LiveRing {
   SpinLock lock;    ///< held for a burst, by whoever calls these
   OpenTurns turns;  ///< under the lock
 
+  /// Whether headers may speak of checksums: GUEST_CSUM may be turned off and on again (5.1.6.5.8).
+  virtual void set_guest_csum(bool on) noexcept = 0;
+
   /// Takes what the driver has room for; why it leaves the rest, if it does. `begins`: the worker's
   /// turn, if it begins with this.
   [[nodiscard]] virtual DropReason send(Burst& burst, QueueCounters& counters,
@@ -87,8 +93,19 @@ struct LiveTx : LiveRing {
   virtual void look_ahead() noexcept = 0;
 };
 
+/// A running control queue: control's alone.
+struct LiveControl : LiveRing {
+  /// Carries out a command (virtio::NetControl); false: refused.
+  using Execute = std::function<bool(std::span<const std::byte>)>;
+
+  /// Carries out up to about `most` commands, and asks the driver for a kick at the next one. True
+  /// when it wants to be notified.
+  [[nodiscard]] virtual bool serve(size_t most, const Execute& execute) = 0;
+};
+
 /// Make a ring run, from where the peer has it now.
 [[nodiscard]] std::unique_ptr<LiveRx> make_live_rx(const vhost::RingStart& start);
 [[nodiscard]] std::unique_ptr<LiveTx> make_live_tx(const vhost::RingStart& start);
+[[nodiscard]] std::unique_ptr<LiveControl> make_live_control(const vhost::RingStart& start);
 
 }  // namespace pollux::vhost_user

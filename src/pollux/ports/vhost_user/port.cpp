@@ -35,6 +35,10 @@ constexpr std::array kKeys{
     PortKey{"ufo", "offer UDP fragmentation offload (on)"},
     PortKey{"uso", "offer UDP segmentation offload (on)"},
     PortKey{"in-band", "offer notifications as messages, for simulations (off)"},
+    PortKey{"ctrl-queue", "offer a control queue served here, not by the front end (off)"},
+    PortKey{"mac", "address that the configuration space tells the driver (none)"},
+    PortKey{"mtu", "MTU that the configuration space tells the driver, 68 to 65535 (1500)"},
+    PortKey{"speed", "Mbit/s that the configuration space tells the driver (unknown)"},
 };
 
 struct Config {
@@ -63,13 +67,33 @@ uint64_t offered_features(SpecReader& read, uint16_t queue_pairs) {
                 VIRTIO_NET_F_GUEST_TSO4 | VIRTIO_NET_F_GUEST_TSO6 | VIRTIO_NET_F_GUEST_ECN |
                 VIRTIO_NET_F_GSO;
   }
-  if (read.get_bool("ufo", true) && csum) {
+  if (read.get_bool("ufo", true) && csum)
     features |= VIRTIO_NET_F_HOST_UFO | VIRTIO_NET_F_GUEST_UFO;
-  }
   if (read.get_bool("uso", true) && csum) {
     features |= VIRTIO_NET_F_HOST_USO | VIRTIO_NET_F_GUEST_USO4 | VIRTIO_NET_F_GUEST_USO6;
   }
   return features;
+}
+
+/// The control queue and the configuration space. QEMU and DPDK have their own of both, and QEMU
+/// warns of a space that it does not ask for: so they are offered only to who wants them.
+void read_control(SpecReader& read, vhost_user::NetDevice::Config& device) {
+  using namespace spec;
+  const bool control = read.get_bool("ctrl-queue", false);
+  device.config_space = control || read.has("mac") || read.has("mtu") || read.has("speed");
+  device.mac = read.get_mac("mac");
+  device.mtu = static_cast<uint16_t>(read.get_u32("mtu", {.min = 68, .max = 65535}, 1500));
+  if (read.has("speed")) device.speed = read.get_u32("speed", {.min = 0, .max = INT32_MAX}, 0);
+  if (device.config_space) device.features |= VIRTIO_NET_F_STATUS;
+  if (device.mac) device.features |= VIRTIO_NET_F_MAC;
+  if (read.has("speed")) device.features |= VIRTIO_NET_F_SPEED_DUPLEX;
+  if (device.mac && device.mac->is_multicast()) read.fail_with("mac= is a group's address");
+  if (!control) return;
+  device.features |= VIRTIO_NET_F_CTRL_VQ | VIRTIO_NET_F_CTRL_RX | VIRTIO_NET_F_CTRL_RX_EXTRA |
+                     VIRTIO_NET_F_CTRL_VLAN | VIRTIO_NET_F_CTRL_MAC_ADDR |
+                     VIRTIO_NET_F_CTRL_GUEST_OFFLOADS;
+  // The protocol's messages name 256 rings.
+  if (device.queue_pairs > 127) read.fail_with("with ctrl-queue=on there are at most 127 queues");
 }
 
 Result<Config> read_config(const PortSpec& spec) {
@@ -86,6 +110,7 @@ Result<Config> read_config(const PortSpec& spec) {
                                               : vhost::BackendEndpoint::Mode::kClient;
   config.device.features = offered_features(read, config.device.queue_pairs);
   config.device.in_band = read.get_bool("in-band", false);
+  read_control(read, config.device);
   if (auto ok = read.finish(); !ok) return forward(ok);
   return config;
 }
@@ -124,6 +149,7 @@ class VhostUserPort final : public Port {
                                                      const PortContext& context) {
     vhost_user::NetDevice::Config device = config.device;
     device.senders = context.senders;
+    device.loop = &context.loop;
     return device;
   }
   void look_after_peer();
@@ -139,6 +165,7 @@ class VhostUserPort final : public Port {
 /// vanished.
 void VhostUserPort::look_after_peer() {
   device_.report_broken_rings();
+  device_.serve_control();
   const vhost::BackendConnection* connection = endpoint_->connection();
   if (connection == nullptr) return;
   const auto& memory = connection->session().memory();

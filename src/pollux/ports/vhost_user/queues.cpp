@@ -8,6 +8,7 @@
 #include <utility>
 
 #include "pollux/base/event_fd.hpp"
+#include "pollux/virtio/rx_filter.hpp"
 
 namespace pollux::vhost_user {
 namespace {
@@ -84,8 +85,19 @@ void disarm(void* self) noexcept {
   if (kick) live->kick_useless = !drain_event_fd(kick->get());
 }
 
+/// Drops what the peer asked not to get.
+void drop_unwanted(const virtio::RxFilter& filter, Burst& burst, QueueCounters& counters) noexcept {
+  const size_t before = burst.size();
+  burst.retain([&](Packet& packet) { return filter.accepts(packet); });
+  counters.drops.add(DropReason::receiver_filter, before - burst.size());
+}
+
 DropReason send(void* self, Burst& burst) noexcept {
   auto& slot = *static_cast<TxSlot*>(self);
+  if (const virtio::RxFilter* filter = slot.filter->load(); filter != nullptr) [[unlikely]] {
+    drop_unwanted(*filter, burst, slot.counters);
+    if (burst.empty()) return DropReason::receiver_filter;
+  }
   LiveTx* live = slot.filled != nullptr ? slot.filled : slot.live.load();
   if (live == nullptr) return DropReason::receiver_down;
   const std::lock_guard guard(live->lock);

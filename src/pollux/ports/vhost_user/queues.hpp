@@ -8,6 +8,10 @@
 #include "pollux/port/queue.hpp"
 #include "pollux/ports/vhost_user/live_ring.hpp"
 
+namespace pollux::virtio {
+class RxFilter;
+}
+
 namespace pollux::vhost_user {
 
 /// A queue handle into the switch. It is there for as long as the port, with its counters; the
@@ -31,6 +35,8 @@ struct TxSlot {
   OpenTurn turn;             ///< the ring's while `filled` is set
   /// kTx... bits of what the peer agreed to; see TxQueue::offloads.
   const std::atomic<uint32_t>* offloads = nullptr;
+  /// What the peer does not want; holds null when it wants everything.
+  const std::atomic<const virtio::RxFilter*>* filter = nullptr;
   QueueCounters counters;
 
   [[nodiscard]] TxQueue handle() noexcept;

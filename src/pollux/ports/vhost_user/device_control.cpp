@@ -1,0 +1,171 @@
+// SPDX-License-Identifier: Apache-2.0
+// What the driver of a NetDevice sets through its control queue, and what comes of it; the
+// configuration space. VIRTIO 1.3, 5.1.4 and 5.1.6.5.
+#include <fmt/format.h>
+
+#include <mutex>
+#include <utility>
+
+#include "pollux/packet/tx_offloads.hpp"
+#include "pollux/ports/vhost_user/device.hpp"
+#include "pollux/spec/virtio_net.hpp"
+#include "pollux/spec/virtio_net_control.hpp"
+
+namespace pollux::vhost_user {
+namespace {
+
+using namespace spec;  // NOLINT(google-build-using-namespace): the features are names of the text
+
+/// kTx... bits for GUEST_... feature bits.
+uint32_t tx_offloads(uint64_t guest_offloads) {
+  uint32_t bits = 0;
+  if ((guest_offloads & VIRTIO_NET_F_GUEST_CSUM) != 0) bits |= kTxChecksum;
+  if ((guest_offloads & VIRTIO_NET_F_GUEST_TSO4) != 0) bits |= kTxTso4;
+  if ((guest_offloads & VIRTIO_NET_F_GUEST_TSO6) != 0) bits |= kTxTso6;
+  if ((guest_offloads & VIRTIO_NET_F_GUEST_ECN) != 0) bits |= kTxTsoEcn;
+  if ((guest_offloads & VIRTIO_NET_F_GUEST_UFO) != 0) bits |= kTxUfo;
+  if ((guest_offloads & VIRTIO_NET_F_GUEST_USO4) != 0) bits |= kTxUso4;
+  if ((guest_offloads & VIRTIO_NET_F_GUEST_USO6) != 0) bits |= kTxUso6;
+  return bits;
+}
+
+std::string describe_filter(const virtio::RxFilterState& filter) {
+  if (filter.promisc) return "promiscuous";
+  std::string text = fmt::format("{} unicast and {} multicast addresses",
+                                 filter.unicast.macs.size(), filter.multicast.macs.size());
+  if (filter.alluni || filter.unicast.overflow) text += ", all unicast";
+  if (filter.allmulti || filter.multicast.overflow) text += ", all multicast";
+  if (filter.nouni) text += ", no unicast";
+  if (filter.nomulti) text += ", no multicast";
+  if (filter.nobcast) text += ", no broadcast";
+  if (filter.vlan_filter) text += fmt::format(", {} VLANs", filter.vlans.count());
+  return text;
+}
+
+}  // namespace
+
+/// 5.1.2: behind the queue pairs that there are for this driver.
+bool NetDevice::is_control(uint16_t index) const {
+  if ((features_ & VIRTIO_NET_F_CTRL_VQ) == 0) return false;
+  const uint16_t pairs = (features_ & VIRTIO_NET_F_MQ) != 0 ? config_.queue_pairs : uint16_t{1};
+  return index == 2 * pairs;
+}
+
+/// Receiveqs that the driver wants frames in, 5.1.6.5.6: without a control queue it is told by
+/// which rings it enables.
+size_t NetDevice::pairs_in_use() const {
+  return (features_ & VIRTIO_NET_F_CTRL_VQ) != 0 ? control_.state().queue_pairs
+                                                 : config_.queue_pairs;
+}
+
+/// As after a reset by a driver with these features.
+void NetDevice::reset_control(uint64_t features) {
+  features_ = features;
+  control_ = virtio::NetControl(
+      {.features = features, .max_queue_pairs = config_.queue_pairs, .mac = config_.mac});
+  update_config_space();
+  offloads_.store(tx_offloads(control_.state().guest_offloads), std::memory_order_relaxed);
+}
+
+void NetDevice::features_changed(uint64_t features) {
+  reset_control(features);
+  publish_filter();  // waits: a worker that read the old bits must not send to a new ring
+}
+
+void NetDevice::reset() { features_changed(features_); }
+
+void NetDevice::kick(uint16_t index) {
+  if (runs_control(index)) control_queue_->serve();
+}
+
+bool NetDevice::execute(std::span<const std::byte> command) {
+  const auto effect = control_.apply(command);
+  if (!effect) {
+    log_.debug(fmt::format("refused a command of the driver: {}", effect.error().what));
+    return false;
+  }
+  switch (*effect) {
+    case virtio::ControlEffect::kNone:
+      break;
+    case virtio::ControlEffect::kMac:
+      update_config_space();
+      [[fallthrough]];
+    case virtio::ControlEffect::kFilter:
+      publish_filter();
+      break;
+    case virtio::ControlEffect::kQueues:
+      map_tx();
+      // 5.1.6.5.6.2: nothing comes in the other queues once the driver is told.
+      (void)quiescence_.synchronize(kQuiescenceDeadline);
+      break;
+    case virtio::ControlEffect::kOffloads:
+      apply_offloads();
+      break;
+  }
+  return true;
+}
+
+void NetDevice::apply_offloads() {
+  const uint64_t wanted = control_.state().guest_offloads;
+  offloads_.store(tx_offloads(wanted), std::memory_order_relaxed);
+  for (auto& ring : tx_rings_) {
+    if (!ring.live) continue;
+    const std::lock_guard guard(ring.live->lock);
+    ring.live->set_guest_csum((wanted & VIRTIO_NET_F_GUEST_CSUM) != 0);
+  }
+  (void)quiescence_.synchronize(kQuiescenceDeadline);
+}
+
+/// Lets the workers see the driver's filters; none when it wants everything.
+void NetDevice::publish_filter() {
+  const virtio::RxFilterState& state = control_.state().filter;
+  auto before = std::move(filter_owner_);
+  if (!virtio::RxFilter::passes_all(state)) {
+    filter_owner_ = std::make_unique<const virtio::RxFilter>(state);
+  }
+  filter_.store(filter_owner_.get());
+  if (quiescence_.synchronize(kQuiescenceDeadline)) return;
+  stranded_filters_.push_back(std::move(before));
+}
+
+Status NetDevice::start_control(const vhost::RingStart& start) {
+  control_queue_ = std::make_unique<ControlQueue>(
+      *config_.loop, start,
+      [this](std::span<const std::byte> command) { return execute(command); });
+  return {};
+}
+
+Result<uint32_t> NetDevice::stop_control() {
+  const uint32_t base = control_queue_->live().base();
+  control_queue_.reset();
+  return base;
+}
+
+void NetDevice::serve_control() {
+  if (control_queue_) control_queue_->serve();
+}
+
+void NetDevice::update_config_space() {
+  const auto& mac = control_.state().filter.mac;
+  space_ = {};
+  if (mac) space_.mac = mac->bytes();
+  space_.status.set(VIRTIO_NET_S_LINK_UP);
+  space_.max_virtqueue_pairs.set(config_.queue_pairs);
+  space_.mtu.set(config_.mtu);
+  space_.speed.set(config_.speed);
+  space_.duplex = config_.speed == VIRTIO_NET_SPEED_UNKNOWN ? VIRTIO_NET_DUPLEX_UNKNOWN
+                                                            : VIRTIO_NET_DUPLEX_FULL;
+}
+
+std::span<const std::byte> NetDevice::config() const {
+  return std::as_bytes(std::span(&space_, size_t{1}));
+}
+
+void NetDevice::describe_control(PortInfo& info) const {
+  info.mac = control_.state().filter.mac;
+  if ((features_ & VIRTIO_NET_F_CTRL_VQ) == 0) return;
+  info.control = fmt::format("{}; {} of {} queue pairs", describe_filter(control_.state().filter),
+                             pairs_in_use(), config_.queue_pairs);
+}
+
+}  // namespace pollux::vhost_user
