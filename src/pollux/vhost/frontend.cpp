@@ -65,21 +65,26 @@ Result<Frontend> Frontend::accept(const UnixListener& listener, FrontendOptions 
   }
 }
 
-/// Waits until `fd` has `events`, the stop descriptor is readable or the deadline has passed;
-/// meanwhile the back end's requests are answered, as it may need that to answer ours.
+/// Waits until `fd` has `events`, the back end hangs up, the stop descriptor is readable or the
+/// deadline has passed; meanwhile the back end's requests are answered, as it may need that to
+/// answer ours.
 Status Frontend::wait_for(int fd, short events, Nanos deadline) {
   for (;;) {
-    pollfd fds[3] = {{fd, events, 0},
+    pollfd fds[4] = {{fd, events, 0},
                      {options_.stop_fd, POLLIN, 0},
-                     {channel_ ? channel_->fd() : -1, channel_ ? channel_->events() : short{0}, 0}};
+                     {channel_ ? channel_->fd() : -1, channel_ ? channel_->events() : short{0}, 0},
+                     {socket_.get(), 0, 0}};
     const Nanos left = deadline - options_.clock->now();
-    const int r = ::poll(fds, 3, milliseconds_left(left));
+    const int r = ::poll(fds, 4, milliseconds_left(left));
     if (r < 0 && errno != EINTR) return fail_errno(errno, "can not wait for the back end");
     if (r > 0 && fds[1].revents != 0) return told_to_stop();
     if (r > 0 && fds[2].revents != 0) {
       if (auto ok = serve_channel(); !ok) return ok;
     }
     if (r > 0 && fds[0].revents != 0) return {};
+    if (r > 0 && fds[3].revents != 0) {
+      return fail(ErrorCode::kDisconnected, "the back end hung up");
+    }
     if (left <= Nanos::zero()) return fail(ErrorCode::kTimeout, "the back end did not answer");
   }
 }
@@ -90,6 +95,10 @@ Status Frontend::serve_channel() {
   if (ok || ok.error().code != ErrorCode::kDisconnected) return ok;
   channel_.reset();
   return {};
+}
+
+Status Frontend::wait_for_event(int fd) {
+  return wait_for(fd, POLLIN, options_.clock->now() + options_.timeout);
 }
 
 Status Frontend::send(Message message) {

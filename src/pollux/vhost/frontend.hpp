@@ -164,6 +164,10 @@ class Frontend {
   /// way), or `timeout` passes (fine). Unasked-for messages are kProtocol.
   [[nodiscard]] Status wait_for_hang_up(Nanos timeout);
 
+  /// Waits until `fd` is readable: one by which the back end tells of something it did in a ring.
+  /// Also kDisconnected when it hangs up.
+  [[nodiscard]] Status wait_for_event(int fd);
+
   /// Sends `message` as it is and waits for nothing: for requests not above, and for tests.
   [[nodiscard]] Status send(Message message);
   /// Waits for the reply to `request`.

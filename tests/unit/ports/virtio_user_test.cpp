@@ -288,6 +288,48 @@ TEST_F(VirtioUserTest, FewerQueuesThanWanted) {
   EXPECT_TRUE(send(driver_->tx_queues()[3], make_frame(100))) << "leads to the only one";
 }
 
+TEST_F(VirtioUserTest, SaysByTheControlQueueWhatItWants) {
+  constexpr const char* kDriver = ",queues=2,ctrl-queue=only,mac=52:54:00:00:00:07";
+  for (const std::string rings : {"", ",packed=only,queue-size=7", ",in-order=only"}) {
+    SCOPED_TRACE(rings);
+    start_device(",queues=4,ctrl-queue=on");
+    start_driver(kDriver + rings);
+    ASSERT_TRUE(wait_for_link()) << driver_->info().state;
+    EXPECT_THAT(device_->info().control, HasSubstr("promiscuous; 2 of 4 queue pairs"));
+    EXPECT_EQ(device_->info().mac, net::MacAddress({0x52, 0x54, 0, 0, 0, 7}));
+    expect_carries({60, 1514});
+    // The next back end is told the same.
+    device_.reset();
+    ASSERT_TRUE(wait_for_link(false));
+    start_device(",queues=4,ctrl-queue=on");
+    ASSERT_TRUE(wait_for_link()) << driver_->info().state;
+    EXPECT_THAT(device_->info().control, HasSubstr("2 of 4 queue pairs"));
+    expect_carries({60, 1514});
+    stop_driver();
+    device_.reset();
+  }
+  expect_no_leak();
+}
+
+TEST_F(VirtioUserTest, ControlQueueBehindTheOnlyPair) {
+  start_device(",ctrl-queue=on");
+  start_driver(",queues=4,ctrl-queue=on");
+  ASSERT_TRUE(wait_for_link()) << driver_->info().state;
+  EXPECT_THAT(device_->info().control, HasSubstr("1 of 1 queue pairs"));
+  expect_carries({60});
+}
+
+TEST_F(VirtioUserTest, GoesOnWithoutAControlQueueUnlessItInsists) {
+  start_device();
+  start_driver(",ctrl-queue=on");
+  ASSERT_TRUE(wait_for_link());
+  EXPECT_FALSE(has_feature("CTRL_VQ"));
+  stop_driver();
+  start_driver(",ctrl-queue=only");
+  EXPECT_TRUE(
+      wait_until([&] { return driver_->info().state.find("CTRL_VQ") != std::string::npos; }));
+}
+
 class VirtioUserRestarts : public VirtioUserTest,
                            public testing::WithParamInterface<const char*> {};
 INSTANTIATE_TEST_SUITE_P(Rings, VirtioUserRestarts,

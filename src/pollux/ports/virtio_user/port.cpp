@@ -59,6 +59,7 @@ constexpr std::array kKeys{
     PortKey{"version-1", "use VIRTIO 1.0 and later; off: the legacy layout (on)"},
     PortKey{"packed", "packed rings; on: if the back end has them, only: or nothing (off)"},
     PortKey{"in-order", "buffers used in order; on: if the back end does, only: or nothing (off)"},
+    PortKey{"ctrl-queue", "say by a control queue what is wanted; on, only: as above (off)"},
     PortKey{"mac", "the address of this side, e.g. 52:54:00:00:00:01 (none)"},
     PortKey{"mtu", "tell the back end this MTU, 68 to 65535 (nothing)"},
     PortKey{"regions", "share the packet buffers as so many memory regions, 1 to 500 (1)"},
@@ -67,7 +68,6 @@ constexpr std::array kKeys{
 struct Config {
   std::string path;
   bool server = false;
-  std::optional<net::MacAddress> mac;
   virtio_user::SessionConfig session;
 };
 
@@ -105,12 +105,14 @@ Result<Config> read_config(const PortSpec& spec) {
   Config config;
   config.path = spec.target;
   config.server = read.get_bool("server", false);
-  config.mac = read.get_mac("mac");
+  config.session.mac = read.get_mac("mac");
   auto& session = config.session;
   session.queue_pairs = static_cast<uint16_t>(read.get_u32("queues", {.min = 1, .max = 128}, 1));
   session.features = wanted_features(read);
   read_wish(read, "packed", spec::VIRTIO_F_RING_PACKED, session);
   read_wish(read, "in-order", spec::VIRTIO_F_IN_ORDER, session);
+  read_wish(read, "ctrl-queue", spec::VIRTIO_NET_F_CTRL_VQ, session);
+  session.features |= spec::VIRTIO_NET_F_CTRL_RX | spec::VIRTIO_NET_F_CTRL_MAC_ADDR;
   const bool packed = (session.features & spec::VIRTIO_F_RING_PACKED) != 0;
   static_assert(spec::kMaxPackedQueueSize == spec::kMaxSplitQueueSize);
   session.queue_size = read.get_u32(
@@ -422,7 +424,7 @@ PortInfo VirtioUserPort::info() const {
   info.rx_queues = config_.session.queue_pairs;
   info.tx_queues = config_.session.queue_pairs;
   info.mtu = config_.session.mtu;
-  info.mac = config_.mac;
+  info.mac = config_.session.mac;
   const std::lock_guard guard(state_lock_);
   info.link_up = state_.up;
   info.peer = state_.peer;

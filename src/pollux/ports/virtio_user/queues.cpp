@@ -1,6 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "pollux/ports/virtio_user/queues.hpp"
 
+#include <sys/eventfd.h>
+
+#include <cerrno>
 #include <mutex>
 
 #include "pollux/base/event_fd.hpp"
@@ -50,6 +53,14 @@ void flush(void* self) noexcept {
 }
 
 }  // namespace
+
+Status LiveRing::make_events() {
+  for (UniqueFd* fd : {&kick, &call}) {
+    fd->reset(::eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC));
+    if (!*fd) return fail_errno(errno, "can not make an eventfd");
+  }
+  return {};
+}
 
 RxQueue RxSlot::handle() noexcept { return {this, poll, nullptr, &counters, arm, disarm}; }
 

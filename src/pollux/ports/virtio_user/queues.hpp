@@ -4,13 +4,16 @@
 #include <atomic>
 #include <cstdint>
 #include <optional>
+#include <span>
 #include <utility>
 
 #include "pollux/base/fd.hpp"
 #include "pollux/base/peer_fd.hpp"
+#include "pollux/base/result.hpp"
 #include "pollux/base/spin_lock.hpp"
 #include "pollux/port/queue.hpp"
 #include "pollux/ring/ring_error.hpp"
+#include "pollux/virtio/net_driver_control.hpp"
 #include "pollux/virtio/net_driver_rx.hpp"
 #include "pollux/virtio/net_driver_tx.hpp"
 
@@ -25,6 +28,9 @@ struct LiveRing {
   std::atomic<ring::RingError> broken{ring::RingError::none};
 
   virtual ~LiveRing() = default;
+
+  /// Errors: kResource, no more descriptors.
+  [[nodiscard]] Status make_events();
 
   /// Gives every buffer back to the pool. The device must be gone.
   virtual void stop(PoolCache& cache) noexcept = 0;
@@ -99,6 +105,34 @@ class LiveTxOf final : public LiveTx {
 
  private:
   virtio::NetDriverTx<Ring> queue_;
+};
+
+/// A running control queue of either format: the port's thread's alone. See
+/// virtio::NetDriverControl.
+struct LiveControl : LiveRing {
+  /// True when the device wants to be notified.
+  [[nodiscard]] virtual bool post(std::span<const std::byte> command) noexcept = 0;
+  [[nodiscard]] virtual std::optional<uint8_t> answer() noexcept = 0;
+  [[nodiscard]] virtual bool arm() noexcept = 0;
+};
+
+template <typename Ring>
+class LiveControlOf final : public LiveControl {
+ public:
+  LiveControlOf(Ring ring, const virtio::ControlRoom& room) : queue_(std::move(ring), room) {}
+
+  bool post(std::span<const std::byte> command) noexcept override { return queue_.post(command); }
+  std::optional<uint8_t> answer() noexcept override {
+    const auto ack = queue_.answer();
+    note(queue_.ring().error());
+    return ack;
+  }
+  bool arm() noexcept override { return queue_.arm(); }
+  void stop(PoolCache& /*cache*/) noexcept override {}  // it has no buffers of the pool
+  std::optional<uint32_t> base() const noexcept override { return queue_.ring().base(); }
+
+ private:
+  virtio::NetDriverControl<Ring> queue_;
 };
 
 /// A queue handle into the program. It is there for as long as the port, with its counters; the

@@ -3,7 +3,6 @@
 
 #include <fmt/format.h>
 #include <fmt/ranges.h>
-#include <sys/eventfd.h>
 
 #include <algorithm>
 #include <bit>
@@ -34,12 +33,6 @@ constexpr uint32_t kTableEntries = Packet::kMaxSegments + 2;
 uint16_t receiveq(uint16_t pair) { return static_cast<uint16_t>(2 * pair); }
 uint16_t transmitq(uint16_t pair) { return static_cast<uint16_t>(2 * pair + 1); }
 
-Result<UniqueFd> make_eventfd() {
-  UniqueFd fd(::eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC));
-  if (!fd) return fail_errno(errno, "can not make an eventfd");
-  return fd;
-}
-
 }  // namespace
 
 uint64_t choose_features(uint64_t offered, const SessionConfig& config, uint32_t buffer_size) {
@@ -57,6 +50,8 @@ uint64_t choose_features(uint64_t offered, const SessionConfig& config, uint32_t
   without((features & kGuestTso) == 0, VIRTIO_NET_F_GUEST_ECN);
   without(config.queue_pairs < 2, VIRTIO_NET_F_MQ);
   without(config.mtu == 0, VIRTIO_NET_F_MTU);
+  without((features & VIRTIO_NET_F_CTRL_VQ) == 0,
+          VIRTIO_NET_F_CTRL_RX | VIRTIO_NET_F_CTRL_MAC_ADDR);
   return features;
 }
 
@@ -125,7 +120,8 @@ Status Session::negotiate() {
     if (auto ok = negotiate_protocol(); !ok) return ok;
   }
   if (queue_pairs_ < 2) features_ &= ~VIRTIO_NET_F_MQ;
-  return frontend_.set_features(features_);
+  if (auto ok = frontend_.set_features(features_); !ok) return ok;
+  return find_control();
 }
 
 Status Session::negotiate_protocol() {
@@ -134,6 +130,7 @@ Status Session::negotiate_protocol() {
   uint64_t wanted = VHOST_USER_PROTOCOL_F_REPLY_ACK | VHOST_USER_PROTOCOL_F_CONFIGURE_MEM_SLOTS;
   if (has(VIRTIO_NET_F_MQ)) wanted |= VHOST_USER_PROTOCOL_F_MQ;
   if (config_.mtu != 0) wanted |= VHOST_USER_PROTOCOL_F_MTU;
+  if (has(VIRTIO_NET_F_CTRL_VQ)) wanted |= VHOST_USER_PROTOCOL_F_CONFIG;
   if (auto ok = frontend_.set_protocol_features(*offered & wanted); !ok) return ok;
   if ((frontend_.protocol_features() & VHOST_USER_PROTOCOL_F_MQ) == 0) return {};
   auto queues = frontend_.get_queue_num();
@@ -146,6 +143,7 @@ Status Session::negotiate_protocol() {
 Status Session::make_memory() {
   SharedMemory::Shape shape;
   shape.rings = 2U * queue_pairs_;
+  shape.control = has(VIRTIO_NET_F_CTRL_VQ);
   shape.size = queue_size();
   shape.packed = packed();
   shape.table_entries = has(VIRTIO_F_INDIRECT_DESC) ? kTableEntries : 0;
@@ -198,12 +196,8 @@ Status Session::make_rings() {
   for (uint16_t pair = 0; pair < queue_pairs_; ++pair) {
     rx_.push_back(make_rx(receiveq(pair), config));
     tx_.push_back(make_tx(transmitq(pair), config));
-    for (UniqueFd* fd :
-         {&rx_.back()->kick, &rx_.back()->call, &tx_.back()->kick, &tx_.back()->call}) {
-      auto made = make_eventfd();
-      if (!made) return forward(made);
-      *fd = std::move(*made);
-    }
+    if (auto ok = rx_.back()->make_events(); !ok) return ok;
+    if (auto ok = tx_.back()->make_events(); !ok) return ok;
     (void)rx_.back()->fill(cache);
   }
   return {};
@@ -211,18 +205,21 @@ Status Session::make_rings() {
 
 Status Session::tell_rings() {
   for (uint16_t pair = 0; pair < queue_pairs_; ++pair) {
-    if (auto ok = tell_ring(receiveq(pair), *rx_[pair]); !ok) return ok;
-    if (auto ok = tell_ring(transmitq(pair), *tx_[pair]); !ok) return ok;
+    if (auto ok = tell_ring(receiveq(pair), *rx_[pair], receiveq(pair)); !ok) return ok;
+    if (auto ok = tell_ring(transmitq(pair), *tx_[pair], transmitq(pair)); !ok) return ok;
   }
-  return {};
+  if (!has(VIRTIO_NET_F_CTRL_VQ)) return {};
+  if (auto ok = make_control(); !ok) return ok;
+  return tell_ring(control_index_, *control_, memory_->control_index());
 }
 
-Status Session::tell_ring(uint16_t index, const LiveRing& ring) {
+/// `place` is the ring's index in our memory.
+Status Session::tell_ring(uint16_t index, const LiveRing& ring, uint32_t place) {
   const std::optional<uint32_t> base = ring.base();
   if (!base) return fail(ErrorCode::kUnsupported, "a ring can not be taken over: starting anew");
   if (auto ok = frontend_.set_vring_num(index, queue_size()); !ok) return ok;
   if (auto ok = frontend_.set_vring_base(index, *base); !ok) return ok;
-  if (auto ok = frontend_.set_vring_addr(index, memory_->addresses(index)); !ok) return ok;
+  if (auto ok = frontend_.set_vring_addr(index, memory_->addresses(place)); !ok) return ok;
   if (auto ok = frontend_.set_vring_call(index, ring.call.get()); !ok) return ok;
   return frontend_.set_vring_kick(index, ring.kick.get());
 }
@@ -233,17 +230,22 @@ Status Session::start() {
     for (uint16_t ring = 0; ring < 2 * queue_pairs_; ++ring) {
       if (auto ok = frontend_.set_vring_enable(ring, true); !ok) return ok;
     }
+    if (control_) {
+      if (auto ok = frontend_.set_vring_enable(control_index_, true); !ok) return ok;
+    }
   }
   // A back end that waits for its first notification gets one for what is in the rings already.
   for (const auto& rx : rx_) rx->notify();
   for (const auto& tx : tx_) tx->notify();
-  return {};
+  return control_ ? say_what_is_wanted() : Status();
 }
 
 Status Session::stop_rings() {
   for (uint16_t ring = 0; ring < 2 * queue_pairs_; ++ring) {
     if (auto base = frontend_.get_vring_base(ring); !base) return forward(base);
   }
+  if (!control_) return {};
+  if (auto base = frontend_.get_vring_base(control_index_); !base) return forward(base);
   return {};
 }
 

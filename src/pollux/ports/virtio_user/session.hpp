@@ -8,11 +8,13 @@
 #include <vector>
 
 #include "pollux/base/result.hpp"
+#include "pollux/net/ethernet.hpp"
 #include "pollux/packet/pool.hpp"
 #include "pollux/ports/virtio_user/queues.hpp"
 #include "pollux/ports/virtio_user/shared_memory.hpp"
 #include "pollux/spec/virtio.hpp"
 #include "pollux/vhost/frontend.hpp"
+#include "pollux/virtio/net_commands.hpp"
 
 namespace pollux::virtio_user {
 
@@ -23,13 +25,14 @@ struct SessionConfig {
   uint16_t queue_pairs = 1;    ///< at most; a back end may have fewer
   uint32_t queue_size = 1024;  ///< of split rings the next power of two below it
   uint32_t pool_regions = 1;
-  uint16_t mtu = 0;  ///< to tell the back end; 0: nothing
+  uint16_t mtu = 0;                    ///< to tell the back end; 0: nothing
+  std::optional<net::MacAddress> mac;  ///< to tell it through the control queue
 };
 
 /// Of the features that a back end offers and a port wants, those that make sense together, with
 /// such a pool and such rings (VIRTIO 1.3, 5.1.3.1): no segmentation without checksums, no large
 /// frames without mergeable buffers or without room for their chains, no packed rings for legacy
-/// devices.
+/// devices, no commands without a control queue.
 [[nodiscard]] uint64_t choose_features(uint64_t offered, const SessionConfig& config,
                                        uint32_t buffer_size);
 
@@ -80,8 +83,13 @@ class Session {
   [[nodiscard]] Status share_memory();
   [[nodiscard]] Status make_rings();
   [[nodiscard]] Status tell_rings();
-  [[nodiscard]] Status tell_ring(uint16_t index, const LiveRing& ring);
+  [[nodiscard]] Status tell_ring(uint16_t index, const LiveRing& ring, uint32_t place);
   [[nodiscard]] Status start();
+  // The control queue: control.cpp.
+  [[nodiscard]] Status find_control();
+  [[nodiscard]] Status make_control();
+  [[nodiscard]] Status say_what_is_wanted();
+  [[nodiscard]] Status command(const char* what, const virtio::NetCommand& bytes);
   [[nodiscard]] std::unique_ptr<LiveRx> make_rx(uint16_t index,
                                                 const virtio::NetDriverConfig& config);
   [[nodiscard]] std::unique_ptr<LiveTx> make_tx(uint16_t index,
@@ -97,6 +105,8 @@ class Session {
   std::optional<SharedMemory> memory_;
   std::vector<std::unique_ptr<LiveRx>> rx_;
   std::vector<std::unique_ptr<LiveTx>> tx_;
+  uint16_t control_index_ = 0;  // as the back end counts
+  std::unique_ptr<LiveControl> control_;
 };
 
 }  // namespace pollux::virtio_user

@@ -45,7 +45,8 @@ size_t SharedMemory::pair_bytes(const Shape& shape) {
 }
 
 Result<SharedMemory> SharedMemory::create(const Pool& pool, const Shape& shape) {
-  auto rings = SharedRegion::create("pollux-rings", pair_bytes(shape) * (shape.rings / 2),
+  const size_t control = shape.control ? round_up(ring_bytes(shape), 64) + kControlRoom : 0;
+  auto rings = SharedRegion::create("pollux-rings", pair_bytes(shape) * (shape.rings / 2) + control,
                                     HugePages::kNever);
   if (!rings) return forward(rings);
   SharedMemory memory(std::move(*rings), shape);
@@ -95,6 +96,11 @@ ring::IndirectTables SharedMemory::tables(uint32_t index) const {
   if (shape_.table_entries == 0 || index % 2 == 0) return {};
   std::byte* at = place(index) + ring_bytes(shape_);
   return {at, device_addr(at), std::min(shape_.size, kMaxTables), shape_.table_entries};
+}
+
+virtio::ControlRoom SharedMemory::control_room() const {
+  std::byte* at = place(control_index()) + round_up(ring_bytes(shape_), 64);
+  return {at, kControlRoom, device_addr(at)};
 }
 
 std::string SharedMemory::describe() const {

@@ -14,6 +14,7 @@
 #include "pollux/ring/packed_layout.hpp"
 #include "pollux/ring/split_layout.hpp"
 #include "pollux/vhost/frontend.hpp"
+#include "pollux/virtio/net_driver_control.hpp"
 #include "pollux/virtio/shared_window.hpp"
 
 namespace pollux::virtio_user {
@@ -22,7 +23,8 @@ namespace pollux::virtio_user {
 /// and rings and indirect tables of its own. Nothing else: all that we must trust is private.
 ///
 ///     device's address:  kPoolAddr                         rings_addr
-///                        | the pool's region, in N pieces |  gap  | ring, ring, tables, ring ... |
+///                        | the pool's region, in N pieces |  gap  | ring, ring, tables, ring ...
+///                                                                 | control ring, its command |
 ///
 /// The back end is told addresses that are ours to choose and the same as "guest" and as "user"
 /// ones; they say nothing about where things lie here.
@@ -32,8 +34,12 @@ class SharedMemory {
   /// Tables that a transmitq has at most.
   static constexpr uint32_t kMaxTables = 256;
 
+  /// Bytes for a command of the control queue and its answer.
+  static constexpr uint32_t kControlRoom = 64;
+
   struct Shape {
     uint32_t rings = 0;          ///< receiveqs and transmitqs, in turn
+    bool control = false;        ///< and behind them a control queue
     uint32_t size = 0;           ///< entries of each
     bool packed = false;         ///< their format
     uint32_t table_entries = 0;  ///< of each indirect table of a transmitq; 0: no tables
@@ -54,6 +60,9 @@ class SharedMemory {
   [[nodiscard]] vhost::VringAddresses addresses(uint32_t index) const;
   /// Tables of a transmitq (odd index); none for others.
   [[nodiscard]] ring::IndirectTables tables(uint32_t index) const;
+  /// Index of the control queue here, behind all others.
+  [[nodiscard]] uint32_t control_index() const { return shape_.rings; }
+  [[nodiscard]] virtio::ControlRoom control_room() const;
 
   /// For people: "2 regions, 38 MiB".
   [[nodiscard]] std::string describe() const;
