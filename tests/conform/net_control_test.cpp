@@ -21,9 +21,9 @@ using namespace spec;
 
 constexpr uint64_t kAll = VIRTIO_NET_F_CTRL_VQ | VIRTIO_NET_F_CTRL_RX | VIRTIO_NET_F_CTRL_RX_EXTRA |
                           VIRTIO_NET_F_CTRL_VLAN | VIRTIO_NET_F_CTRL_MAC_ADDR |
-                          VIRTIO_NET_F_GUEST_ANNOUNCE | VIRTIO_NET_F_MQ |
-                          VIRTIO_NET_F_CTRL_GUEST_OFFLOADS | VIRTIO_NET_F_GUEST_CSUM |
-                          VIRTIO_NET_F_GUEST_TSO4;
+                          VIRTIO_NET_F_GUEST_ANNOUNCE | VIRTIO_NET_F_MQ | VIRTIO_NET_F_RSS |
+                          VIRTIO_NET_F_HASH_REPORT | VIRTIO_NET_F_CTRL_GUEST_OFFLOADS |
+                          VIRTIO_NET_F_GUEST_CSUM | VIRTIO_NET_F_GUEST_TSO4;
 constexpr uint16_t kPairs = 4;
 
 struct Case {
@@ -33,6 +33,8 @@ struct Case {
   ControlEffect effect;
   std::function<bool(const NetControlState&)> check;
 };
+
+const Bytes kKey40 = Bytes(39, 0x11) + Bytes{0x22};
 
 const std::vector<Case>& good() {
   using S = NetControlState;
@@ -76,7 +78,24 @@ const std::vector<Case>& good() {
       {"announce_ack", from_hex("03 00"), VIRTIO_NET_F_GUEST_ANNOUNCE, E::kNone,
        [](const S&) { return true; }},
       {"vq_pairs", from_hex("04 00 0400"), VIRTIO_NET_F_MQ, E::kQueues,
-       [](const S& s) { return s.queue_pairs == 4; }},
+       [](const S& s) { return s.queue_pairs == 4 && !s.rss; }},
+      // hash_types TCPv4 and IPv4, mask 1, unclassified 3, table 1 2, max_tx_vq 4, key.
+      {"rss", from_hex("04 01 03000000 0100 0300 0100 0200 0400 28") + kKey40, VIRTIO_NET_F_RSS,
+       E::kQueues,
+       [](const S& s) {
+         return s.rss && s.rss->unclassified == 3 && s.rss->table == std::vector<uint16_t>{1, 2} &&
+                s.hash.types == 3 && s.hash.key.size() == 40 && s.hash.key[39] == std::byte{0x22} &&
+                s.queue_pairs == 4;
+       }},
+      {"rss_of_one_entry_without_key", from_hex("04 01 00000000 0000 0000 0000 0100 00"),
+       VIRTIO_NET_F_RSS, E::kQueues,
+       [](const S& s) { return s.rss && s.rss->table.size() == 1 && s.hash.key.empty(); }},
+      {"rss_of_128_entries",
+       from_hex("04 01 3f000000 7f00 0000") + Bytes(256) + from_hex("0100 28") + kKey40,
+       VIRTIO_NET_F_RSS, E::kQueues, [](const S& s) { return s.rss->table.size() == 128; }},
+      {"hash_config", from_hex("04 02 20000000 0000000000000000 28") + kKey40,
+       VIRTIO_NET_F_HASH_REPORT, E::kQueues,
+       [](const S& s) { return s.hash.types == 0x20 && s.hash.key.size() == 40 && !s.rss; }},
       {"offloads_none", from_hex("05 00 0000000000000000"), VIRTIO_NET_F_CTRL_GUEST_OFFLOADS,
        E::kOffloads, [](const S& s) { return s.guest_offloads == 0; }},
       {"offloads_csum_and_tso4", from_hex("05 00 8200000000000000"),
@@ -135,6 +154,8 @@ TEST_P(BadCommand, IsRefusedWithoutEffect) {
   EXPECT_EQ(control.state().filter.unicast.macs, before.filter.unicast.macs);
   EXPECT_EQ(control.state().filter.mac, before.filter.mac);
   EXPECT_EQ(control.state().filter.vlans, before.filter.vlans);
+  EXPECT_EQ(control.state().hash.types, before.hash.types);
+  EXPECT_EQ(control.state().rss.has_value(), before.rss.has_value());
   EXPECT_EQ(control.state().guest_offloads, before.guest_offloads);
 }
 
@@ -156,11 +177,26 @@ INSTANTIATE_TEST_SUITE_P(
         BadCase{"vlan_4096", from_hex("02 00 0010")}, BadCase{"vlan_65535", from_hex("02 01 ffff")},
         BadCase{"unknown_announce", from_hex("03 01")},
         BadCase{"unknown_mq", from_hex("04 03 0100")},
-        BadCase{"rss_not_offered", from_hex("04 01 00000000 0000 0000 0000 0100 00")},
-        BadCase{"hash_not_offered", from_hex("04 02 00000000 0000000000000000 00")},
         BadCase{"no_queue_pairs", from_hex("04 00 0000")},
         BadCase{"too_many_queue_pairs", from_hex("04 00 0500")},
         BadCase{"queue_pairs_8001", from_hex("04 00 0180")},
+        BadCase{"rss_table_of_three", from_hex("04 01 00000000 0200 0000 0000 0000 0000 0100 00")},
+        BadCase{"rss_table_of_256",
+                from_hex("04 01 00000000 ff00 0000") + Bytes(512) + from_hex("0100 00")},
+        // CVE-2024-6505: a mask of 0xffff.
+        BadCase{"rss_table_of_65536",
+                from_hex("04 01 00000000 ffff 0000") + Bytes(131072) + from_hex("0100 00")},
+        BadCase{"rss_entry_beyond", from_hex("04 01 00000000 0100 0000 0000 0400 0100 00")},
+        BadCase{"rss_entry_with_reserved_bit", from_hex("04 01 00000000 0000 0000 0080 0100 00")},
+        BadCase{"rss_unclassified_beyond", from_hex("04 01 00000000 0000 0400 0000 0100 00")},
+        BadCase{"rss_no_tx", from_hex("04 01 00000000 0000 0000 0000 0000 00")},
+        BadCase{"rss_tx_beyond", from_hex("04 01 00000000 0000 0000 0000 0500 00")},
+        BadCase{"rss_key_of_41", from_hex("04 01 00000000 0000 0000 0000 0100 29") + Bytes(41)},
+        BadCase{"rss_key_shorter_than_its_length",
+                from_hex("04 01 00000000 0000 0000 0000 0100 28") + Bytes(39)},
+        BadCase{"rss_unknown_hash_type", from_hex("04 01 40000000 0000 0000 0000 0100 00")},
+        BadCase{"hash_unknown_type", from_hex("04 02 00000080 0000000000000000 00")},
+        BadCase{"hash_key_of_255", from_hex("04 02 01000000 0000000000000000 ff") + Bytes(255)},
         BadCase{"unknown_offload_command", from_hex("05 01 0000000000000000")},
         BadCase{"offload_not_negotiated", from_hex("05 00 0001000000000000")},
         BadCase{"offload_that_is_none", from_hex("05 00 0100000000000000")}),
@@ -177,7 +213,22 @@ TEST(NetControlState, AfterAReset) {
   EXPECT_TRUE(state.filter.vlans.none());
   EXPECT_TRUE(state.filter.vlan_filter);
   EXPECT_EQ(state.queue_pairs, 1);
+  EXPECT_FALSE(state.rss);
+  EXPECT_EQ(state.hash.types, 0u);
   EXPECT_EQ(state.guest_offloads, VIRTIO_NET_F_GUEST_CSUM | VIRTIO_NET_F_GUEST_TSO4);
+}
+
+/// 5.1.6.5.5: of two modes of multiqueue the last command decides.
+TEST(NetControlState, TheLastModeOfMultiqueueCounts) {
+  NetControl control({.features = kAll, .max_queue_pairs = kPairs});
+  const Bytes rss = from_hex("04 01 00000000 0000 0000 0100 0200 00");
+  ASSERT_TRUE(control.apply(as_span(rss)));
+  EXPECT_TRUE(control.state().rss);
+  EXPECT_EQ(control.state().queue_pairs, 2);
+  ASSERT_TRUE(control.apply(as_span(from_hex("04 00 0300"))));
+  EXPECT_FALSE(control.state().rss);
+  ASSERT_TRUE(control.apply(as_span(rss)));
+  EXPECT_TRUE(control.state().rss);
 }
 
 }  // namespace

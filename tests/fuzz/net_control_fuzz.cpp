@@ -2,6 +2,7 @@
 // Commands of a driver's control queue, one after the other, whatever was negotiated: the state
 // stays within what the data path relies on, and a refused command changes nothing.
 #include <algorithm>
+#include <bit>
 #include <cstddef>
 #include <cstdint>
 #include <cstdlib>
@@ -11,6 +12,7 @@
 
 #include "pollux/packet/burst.hpp"
 #include "pollux/virtio/net_control.hpp"
+#include "pollux/virtio/packet_hash.hpp"
 #include "pollux/virtio/rx_filter.hpp"
 
 namespace {
@@ -27,9 +29,16 @@ void check(const NetControlState& state, const NetControl::Config& config) {
   require(state.filter.unicast.macs.size() <= pollux::virtio::RxFilterState::kMaxMacs);
   require(state.filter.multicast.macs.size() <= pollux::virtio::RxFilterState::kMaxMacs);
   require((state.guest_offloads & ~config.features) == 0);
+  require((state.hash.types & ~NetControl::kHashTypes) == 0);
+  require(state.hash.key.size() <= pollux::spec::kRssKeySize);
+  if (!state.rss) return;
+  require(std::has_single_bit(state.rss->table.size()));
+  require(state.rss->table.size() <= pollux::spec::kRssTableLength);
+  require(state.rss->unclassified < config.max_queue_pairs);
+  for (const uint16_t queue : state.rss->table) require(queue < config.max_queue_pairs);
 }
 
-/// What the data path does with it: any frame is taken or not.
+/// What the data path does with it: any frame is taken or not, and has a hash.
 void use(const NetControlState& state, std::span<const std::byte> frame) {
   auto packet = std::make_unique<pollux::Packet>();
   packet->reset();
@@ -37,6 +46,7 @@ void use(const NetControlState& state, std::span<const std::byte> frame) {
   std::memcpy(packet->head(), frame.data(), size);
   packet->set_head_size(static_cast<uint32_t>(size));
   (void)pollux::virtio::RxFilter(state.filter).accepts(*packet);
+  (void)pollux::virtio::PacketHash(state.hash).of(*packet);
 }
 
 }  // namespace

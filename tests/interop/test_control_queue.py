@@ -8,8 +8,9 @@ import struct
 import pytest
 
 from support import frames
+from support.control_driver import Driver
 from support.frontend import (CSUM, GUEST_CSUM, GUEST_TSO4, HOST_TSO4, MQ, MRG_RXBUF,
-                              SET_PROTOCOL_FEATURES, VERSION_1, Frontend, SplitQueue)
+                              SET_PROTOCOL_FEATURES, VERSION_1, Frontend)
 from support.pollux import PolluxSwitch, check_conservation, counters_of
 from support.process import wait_until
 from support.switches import Port
@@ -20,52 +21,10 @@ CONTROL = (VERSION_1, MRG_RXBUF, CTRL_VQ, CTRL_RX, CTRL_RX_EXTRA, CTRL_VLAN, CTR
            GUEST_ANNOUNCE)
 OFFLOADS = (CSUM, GUEST_CSUM, GUEST_TSO4, HOST_TSO4)
 GET_CONFIG, P_CONFIG = 24, 9
-OK, ERR = 0, 1
 OWN, OTHER, SENDER = "52:54:00:00:00:01", "52:54:00:00:00:02", "02:00:00:00:00:09"
 GROUP, BROADCAST = "01:00:5e:00:00:01", "ff:ff:ff:ff:ff:ff"
 
 pytestmark = pytest.mark.usefixtures("pollux_path")
-
-
-class Driver(Frontend):
-    """A driver with a control queue behind its queue pairs."""
-
-    def start_queues(self):
-        self.room = self.memory.allocate(70000)
-        self.control = SplitQueue(self.memory, 64)
-        self.control.open_events()
-        super().start_queues()
-        self.queues.append(self.control)
-        self.start_queue(2 * self.pairs)
-
-    def command(self, data, cuts=(), tail=((1, True),), timeout=10):
-        """Sends a command cut at `cuts`, followed by `tail` ((length, device writes), ...); the
-        acknowledgement, and the length that the device says it wrote."""
-        edges = [0, *cuts, len(data)]
-        self.memory.write(self.room, data)
-        buffers = [(self.room + a, b - a, False) for a, b in zip(edges, edges[1:])]
-        at = self.room + len(data)
-        for length, writable in tail:
-            self.memory.write(at, b"\xee" * length)
-            buffers.append((at, length, writable))
-            at += length
-        assert self.control.add(buffers, None)
-        self.control.publish()
-        done = []
-        wait_until(lambda: done.extend(self.control.take_used()) or done, timeout,
-                   "the device returns a command", 0.0005)
-        assert os.eventfd_read(self.control.call) >= 1
-        return self.memory.read(self.room + len(data), 1)[0], done[0][1]
-
-    def do(self, data, cuts=()):
-        assert self.command(data, cuts) == (OK, 1)
-
-    def refused(self, data, cuts=()):
-        assert self.command(data, cuts) == (ERR, 1)
-
-
-def mac(text):
-    return bytes.fromhex(text.replace(":", ""))
 
 
 @pytest.fixture
@@ -105,7 +64,7 @@ def test_receive_modes(pair):
     def seen():
         return "".join(str(int(passes(sender, driver, to(a)))) for a in (OWN, OTHER, GROUP))
     assert seen() == "111", "a driver that has not said anything gets everything"
-    driver.do(b"\x01\x01" + mac(OWN), cuts=(1, 2, 3, 4, 5, 6, 7))
+    driver.do(b"\x01\x01" + frames.mac(OWN), cuts=(1, 2, 3, 4, 5, 6, 7))
     driver.do(b"\x00\x00\x00", cuts=(1,))
     assert seen() == "100"
     driver.do(b"\x00\x01\x01", cuts=(2,))
@@ -120,7 +79,7 @@ def test_receive_modes(pair):
     assert seen() == "000"
     driver.do(b"\x00\x04\x00")
     driver.do(b"\x00\x02\x00")
-    table = (b"\x01\x00" + struct.pack("<I", 1) + mac(OTHER) + struct.pack("<I", 1) + mac(GROUP))
+    table = (b"\x01\x00" + struct.pack("<I", 1) + frames.mac(OTHER) + struct.pack("<I", 1) + frames.mac(GROUP))
     driver.do(table, cuts=range(1, len(table)))
     assert seen() == "111"
     info = switch.port_infos()["d"]
@@ -135,7 +94,7 @@ def test_receive_modes(pair):
 def test_vlan_filter(pair):
     _, sender, driver = pair
     tag = b"\x81\x00\x00\x05"
-    driver.do(b"\x01\x01" + mac(OWN))
+    driver.do(b"\x01\x01" + frames.mac(OWN))
     driver.do(b"\x00\x00\x00")
     assert passes(sender, driver, to(OWN))
     assert not passes(sender, driver, to(OWN, tag=tag))
@@ -251,7 +210,7 @@ def test_many_commands_at_once(pair):
 def test_a_new_driver_starts_anew(pair, supervisor):
     """What one driver asked for does not outlive it."""
     switch, sender, driver = pair
-    driver.do(b"\x01\x01" + mac(OWN))
+    driver.do(b"\x01\x01" + frames.mac(OWN))
     driver.do(b"\x00\x00\x00")
     assert not passes(sender, driver, to(OTHER))
     driver.close()
@@ -274,7 +233,7 @@ def test_configuration_space(supervisor):
     def config(offset, size):
         reply = driver.ask(GET_CONFIG, struct.pack("<III", offset, size, 0) + bytes(size))
         return reply[12:]
-    assert config(0, 17) == mac(OWN) + struct.pack("<HHHIB", 1, 2, 9000, 10000, 1)
+    assert config(0, 17) == frames.mac(OWN) + struct.pack("<HHHIB", 1, 2, 9000, 10000, 1)
     assert config(10, 2) == struct.pack("<H", 9000)
     assert driver.ask(GET_CONFIG, struct.pack("<III", 20, 236, 0) + bytes(236)) == b""
     assert switch.port_infos()["d"]["mac"] == OWN

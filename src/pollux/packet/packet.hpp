@@ -48,6 +48,7 @@ struct PacketMeta {
   bool csum_valid : 1 = false;  ///< the sender vouches for the transport checksum
   bool gso_ecn : 1 = false;     ///< CWR is set: only the first segment may keep it
   bool parsed : 1 = false;      ///< the parse stage has filled in the offsets
+  uint8_t hash_report = 0;      ///< which `hash`, as VIRTIO_NET_HASH_REPORT_...; 0: a port's own
   uint32_t hash = 0;            ///< flow hash; 0 when not computed
   uint32_t mark = 0;            ///< free for stages
   uint64_t timestamp = 0;       ///< ns since 1970, when a port knows it, else 0

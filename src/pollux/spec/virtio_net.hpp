@@ -66,11 +66,22 @@ struct virtio_net_hdr {
 };
 static_assert(sizeof(virtio_net_hdr) == 12 && offsetof(virtio_net_hdr, num_buffers) == 10);
 
+/// The header on the queues of a driver that negotiated HASH_REPORT, 5.1.6 and 5.1.6.4.4.
+struct virtio_net_hdr_v1_hash {
+  virtio_net_hdr hdr;
+  uint32_t hash_value;
+  uint16_t hash_report;
+  uint16_t padding;
+};
+static_assert(sizeof(virtio_net_hdr_v1_hash) == 20);
+
 /// 5.1.6.1: bytes of the header on a queue. Without VERSION_1 or MRG_RXBUF (legacy) it ends before
 /// num_buffers.
 inline constexpr size_t kNetHdrSize = 12;
 inline constexpr size_t kLegacyNetHdrSize = 10;
+inline constexpr size_t kHashNetHdrSize = 20;
 constexpr size_t net_hdr_size(uint64_t features) {
+  if ((features & VIRTIO_NET_F_HASH_REPORT) != 0) return kHashNetHdrSize;
   return (features & (VIRTIO_F_VERSION_1 | VIRTIO_NET_F_MRG_RXBUF)) != 0 ? kNetHdrSize
                                                                          : kLegacyNetHdrSize;
 }

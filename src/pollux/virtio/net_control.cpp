@@ -4,6 +4,7 @@
 #include <fmt/format.h>
 
 #include <array>
+#include <bit>
 #include <cstring>
 #include <utility>
 
@@ -88,7 +89,7 @@ Result<ControlEffect> NetControl::apply(Bytes command) {
     case VIRTIO_NET_CTRL_ANNOUNCE:
       return announce(hdr.command, command);
     case VIRTIO_NET_CTRL_MQ:
-      return queue_pairs(hdr.command, command);
+      return queues(hdr.command, command);
     case VIRTIO_NET_CTRL_GUEST_OFFLOADS:
       return offloads(hdr.command, command);
     default:
@@ -153,8 +154,20 @@ Result<ControlEffect> NetControl::announce(uint8_t command, Bytes data) const {
   return ControlEffect::kNone;  // nobody asked; some drivers say so all the same
 }
 
-Result<ControlEffect> NetControl::queue_pairs(uint8_t command, Bytes data) {
-  if (command != VIRTIO_NET_CTRL_MQ_VQ_PAIRS_SET) return unknown(command);
+Result<ControlEffect> NetControl::queues(uint8_t command, Bytes data) {
+  switch (command) {
+    case VIRTIO_NET_CTRL_MQ_VQ_PAIRS_SET:
+      return queue_pairs(data);
+    case VIRTIO_NET_CTRL_MQ_RSS_CONFIG:
+      return rss(data);
+    case VIRTIO_NET_CTRL_MQ_HASH_CONFIG:
+      return hash(data);
+    default:
+      return unknown(command);
+  }
+}
+
+Result<ControlEffect> NetControl::queue_pairs(Bytes data) {
   if (auto ok = need(VIRTIO_NET_F_MQ); !ok) return forward(ok);
   const auto pairs = whole<Le16>(data);
   if (!pairs) return forward(pairs);
@@ -164,6 +177,67 @@ Result<ControlEffect> NetControl::queue_pairs(uint8_t command, Bytes data) {
                               config_.max_queue_pairs));
   }
   state_.queue_pairs = pairs->value();
+  state_.rss.reset();  // 5.1.6.5.5: the last command decides
+  return ControlEffect::kQueues;
+}
+
+/// `rest` is u8 hash_key_length and as many bytes.
+Result<HashState> NetControl::check_hash(uint32_t types, Bytes rest) const {
+  if ((types & ~kHashTypes) != 0) {
+    return refuse(fmt::format("hash types {:#x} are not supported", types & ~kHashTypes));
+  }
+  uint8_t length = 0;
+  if (!take(rest, length) || length > kRssKeySize || rest.size() != length) {
+    return refuse(fmt::format("a hash key of {} bytes comes with {}; it has at most {}", length,
+                              rest.size(), kRssKeySize));
+  }
+  return HashState{types, {rest.begin(), rest.end()}};
+}
+
+Result<ControlEffect> NetControl::rss(Bytes data) {
+  if (auto ok = need(VIRTIO_NET_F_RSS); !ok) return forward(ok);
+  virtio_net_rss_config_head head{};
+  if (!take(data, head)) return refuse("the RSS configuration is short");
+  const uint32_t length = head.indirection_table_mask.value() + 1U;
+  if (length > kRssTableLength || !std::has_single_bit(length)) {
+    return refuse(fmt::format("an indirection table of {} entries: it is a power of two up to {}",
+                              length, kRssTableLength));
+  }
+  RssState rss;
+  rss.unclassified = head.unclassified_queue.value();
+  bool in_range = rss.unclassified < config_.max_queue_pairs;
+  for (uint32_t i = 0; i < length; ++i) {
+    Le16 queue{};
+    if (!take(data, queue)) return refuse("the indirection table is short");
+    rss.table.push_back(queue.value());
+    in_range = in_range && queue.value() < config_.max_queue_pairs;
+  }
+  if (!in_range) {
+    return refuse(fmt::format("the indirection table names queues beyond the {} that there are",
+                              config_.max_queue_pairs));
+  }
+  Le16 max_tx{};
+  if (!take(data, max_tx) || max_tx.value() == 0 || max_tx.value() > config_.max_queue_pairs) {
+    return refuse(fmt::format("max_tx_vq must be 1 to {}", config_.max_queue_pairs));
+  }
+  auto hash = check_hash(head.hash_types.value(), data);
+  if (!hash) return forward(hash);
+  state_.rss = std::move(rss);
+  state_.hash = std::move(*hash);
+  state_.queue_pairs = max_tx.value();
+  return ControlEffect::kQueues;
+}
+
+Result<ControlEffect> NetControl::hash(Bytes data) {
+  if (auto ok = need(VIRTIO_NET_F_HASH_REPORT); !ok) return forward(ok);
+  constexpr size_t kReserved = 4 * sizeof(Le16);
+  Le32 types{};
+  if (!take(data, types) || data.size() < kReserved) {
+    return refuse("the hash configuration is short");
+  }
+  auto hash = check_hash(types.value(), data.subspan(kReserved));
+  if (!hash) return forward(hash);
+  state_.hash = std::move(*hash);
   return ControlEffect::kQueues;
 }
 

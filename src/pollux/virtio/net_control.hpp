@@ -38,10 +38,24 @@ struct RxFilterState {
   std::bitset<spec::kVlanIds> vlans;
 };
 
+/// How hashes are computed, 5.1.6.4.3.
+struct HashState {
+  uint32_t types = 0;  ///< VIRTIO_NET_HASH_TYPE_... bits; 0: no hash
+  std::vector<std::byte> key;
+};
+
+/// How frames are spread over receiveqs, 5.1.6.5.7; queues count from 0.
+struct RssState {
+  std::vector<uint16_t> table;  ///< a power of two
+  uint16_t unclassified = 0;
+};
+
 /// All that a driver has set through the control queue: plain values.
 struct NetControlState {
   RxFilterState filter;
-  uint16_t queue_pairs = 1;     ///< in use
+  uint16_t queue_pairs = 1;  ///< in use
+  HashState hash;
+  std::optional<RssState> rss;  ///< none: automatic receive steering
   uint64_t guest_offloads = 0;  ///< feature bits of what the driver takes undone now
 };
 
@@ -58,6 +72,11 @@ class NetControl {
     std::optional<net::MacAddress> mac{};
   };
 
+  /// Hash types that the device can compute: the supported_hash_types of the configuration space.
+  static constexpr uint32_t kHashTypes =
+      spec::VIRTIO_NET_HASH_TYPE_IPv4 | spec::VIRTIO_NET_HASH_TYPE_TCPv4 |
+      spec::VIRTIO_NET_HASH_TYPE_UDPv4 | spec::VIRTIO_NET_HASH_TYPE_IPv6 |
+      spec::VIRTIO_NET_HASH_TYPE_TCPv6 | spec::VIRTIO_NET_HASH_TYPE_UDPv6;
   /// Features that GUEST_OFFLOADS_SET turns off and on again.
   static constexpr uint64_t kGuestOffloads =
       spec::VIRTIO_NET_F_GUEST_CSUM | spec::VIRTIO_NET_F_GUEST_TSO4 |
@@ -82,10 +101,14 @@ class NetControl {
   Result<ControlEffect> mac_table(Bytes data);
   Result<ControlEffect> vlan(uint8_t command, Bytes data);
   [[nodiscard]] Result<ControlEffect> announce(uint8_t command, Bytes data) const;
-  Result<ControlEffect> queue_pairs(uint8_t command, Bytes data);
+  Result<ControlEffect> queues(uint8_t command, Bytes data);
+  Result<ControlEffect> queue_pairs(Bytes data);
+  Result<ControlEffect> rss(Bytes data);
+  Result<ControlEffect> hash(Bytes data);
   Result<ControlEffect> offloads(uint8_t command, Bytes data);
 
   [[nodiscard]] Status need(uint64_t feature) const;
+  [[nodiscard]] Result<HashState> check_hash(uint32_t types, Bytes key_with_length) const;
 
   Config config_;
   NetControlState state_;

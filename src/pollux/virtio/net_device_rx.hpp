@@ -118,11 +118,12 @@ class NetDeviceRx {
   /// length.
   uint32_t accept(Staged& staged, size_t i, Burst& burst, QueueCounters& counters) noexcept {
     Packet& packet = *staged.packets[i];
-    spec::virtio_net_hdr hdr{};
+    spec::virtio_net_hdr_v1_hash whole{};
+    spec::virtio_net_hdr& hdr = whole.hdr;
     const Translation& at = staged.single[i];
     DropReason reason{};
     const bool good = at.size != 0 ? take_single(packet, hdr, at, reason)
-                                   : take_chain(packet, hdr, staged, i, burst.cache(), reason);
+                                   : take_chain(packet, whole, staged, i, burst.cache(), reason);
     ring_.put_used(staged.heads[i], 0);
     const uint32_t size = packet.size();
     if (good && set_offloads(packet, hdr, reason)) [[likely]] {
@@ -142,7 +143,7 @@ class NetDeviceRx {
     if (hdr_size_ == spec::kNetHdrSize) [[likely]] {
       ring_.access().copy_in(&hdr, at.data, spec::kNetHdrSize);
     } else {
-      ring_.access().copy_in(&hdr, at.data, spec::kLegacyNetHdrSize);
+      ring_.access().copy_in(&hdr, at.data, std::min<size_t>(hdr_size_, spec::kNetHdrSize));
     }
     const std::byte* frame = at.data + hdr_size_;
     const uint32_t size = total - hdr_size_;
@@ -170,7 +171,7 @@ class NetDeviceRx {
   }
 
   /// Any other chain: header and head are collected over as many pieces as they are split into.
-  bool take_chain(Packet& packet, spec::virtio_net_hdr& hdr, const Staged& staged, size_t i,
+  bool take_chain(Packet& packet, spec::virtio_net_hdr_v1_hash& hdr, const Staged& staged, size_t i,
                   PoolCache& cache, DropReason& reason) noexcept {
     const ChainShape& shape = staged.shape[i];
     if (shape.status != ring::ChainStatus::kOk) {
@@ -238,7 +239,7 @@ class NetDeviceRx {
   struct Collector {
     NetDeviceRx& rx;
     Packet& packet;
-    spec::virtio_net_hdr& hdr;
+    spec::virtio_net_hdr_v1_hash& hdr;
     uint32_t frame_size;
     uint32_t hdr_done = 0;
     uint32_t head_done = 0;

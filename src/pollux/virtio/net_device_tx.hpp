@@ -170,11 +170,12 @@ class NetDeviceTx {
 
   void write_single(const Packet& packet, std::byte* to) noexcept {
     auto& access = ring_.access();
-    const spec::virtio_net_hdr hdr = header_of(packet);
     if (hdr_size_ == spec::kNetHdrSize) [[likely]] {
+      const spec::virtio_net_hdr hdr = header_of(packet);
       access.copy_out(to, &hdr, spec::kNetHdrSize);
     } else {
-      access.copy_out(to, &hdr, spec::kLegacyNetHdrSize);
+      const spec::virtio_net_hdr_v1_hash hdr = any_header_of(packet);
+      access.copy_out(to, &hdr, hdr_size_);
     }
     access.copy_out(to + hdr_size_, packet.head(), packet.head_size());
     uint32_t at = hdr_size_ + packet.head_size();
@@ -201,6 +202,12 @@ class NetDeviceTx {
     return {Outcome::kNoRoom};
   }
 
+  /// The header whose first hdr_size_ bytes go before the frame.
+  [[nodiscard]] spec::virtio_net_hdr_v1_hash any_header_of(const Packet& packet) const noexcept {
+    return {header_of(packet), packet.meta.hash_report == 0 ? 0 : packet.meta.hash,
+            packet.meta.hash_report, 0};
+  }
+
   /// Takes the next `count` posted buffers; `written` bytes went into the only one.
   void finish(Posted& posted, size_t count, uint32_t written) noexcept {
     ring_.put_used(posted.buffers[posted.next].head, written);
@@ -211,7 +218,7 @@ class NetDeviceTx {
   /// Reads a packet front to back in pieces of any size.
   class Reader {
    public:
-    Reader(const Packet& packet, const spec::virtio_net_hdr& hdr, uint32_t hdr_size)
+    Reader(const Packet& packet, const spec::virtio_net_hdr_v1_hash& hdr, uint32_t hdr_size)
         : packet_(packet), hdr_(hdr), hdr_size_(hdr_size) {}
 
     [[nodiscard]] uint32_t left() const noexcept { return hdr_size_ + packet_.size() - offset_; }
@@ -258,7 +265,7 @@ class NetDeviceTx {
     }
 
     const Packet& packet_;
-    const spec::virtio_net_hdr& hdr_;
+    const spec::virtio_net_hdr_v1_hash& hdr_;
     uint32_t hdr_size_;
     uint32_t offset_ = 0;
     size_t segment_ = 0;
@@ -282,7 +289,7 @@ class NetDeviceTx {
 
   /// A frame over one chain of several pieces, without MRG_RXBUF (5.1.6.3.1).
   Outcome put_chain(const Packet& packet, Posted& posted) noexcept {
-    const spec::virtio_net_hdr hdr = header_of(packet);
+    const spec::virtio_net_hdr_v1_hash hdr = any_header_of(packet);
     Reader reader(packet, hdr, hdr_size_);
     const uint16_t head = posted.buffers[posted.next].head;
     const Filled filled = fill(head, reader);
@@ -322,8 +329,8 @@ class NetDeviceTx {
       }
       capacity += room.bytes;
     }
-    spec::virtio_net_hdr hdr = header_of(packet);
-    hdr.num_buffers = static_cast<uint16_t>(count);
+    spec::virtio_net_hdr_v1_hash hdr = any_header_of(packet);
+    hdr.hdr.num_buffers = static_cast<uint16_t>(count);
     Reader reader(packet, hdr, hdr_size_);
     for (uint32_t i = 0; i < count; ++i) {
       Buffer& chain = chains[i];

@@ -31,7 +31,8 @@ NetDevice::NetDevice(const Config& config, Quiescence& quiescence, Log log)
       tx_rings_(config.queue_pairs) {
   for (TxSlot& slot : tx_) {
     slot.offloads = &offloads_;
-    slot.filter = &filter_;
+    slot.reception = &reception_;
+    if ((config.features & spec::VIRTIO_NET_F_RSS) != 0) slot.lanes.resize(config.queue_pairs);
   }
   reset_control(0);
 }
@@ -112,6 +113,7 @@ void NetDevice::map_tx() {
   for (size_t i = 0; i < tx_.size(); ++i) {
     tx_[i].live.store(usable.empty() ? nullptr : usable[i % usable.size()]);
   }
+  if (control_.state().rss) publish_reception();  // it names rings
 }
 
 /// Takes a ring out of the workers' sight; false when one of them may still use it.

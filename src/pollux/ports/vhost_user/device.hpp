@@ -18,10 +18,10 @@
 #include "pollux/port/quiescence.hpp"
 #include "pollux/ports/vhost_user/control_queue.hpp"
 #include "pollux/ports/vhost_user/queues.hpp"
+#include "pollux/ports/vhost_user/reception.hpp"
 #include "pollux/spec/virtio_net_control.hpp"
 #include "pollux/vhost/device.hpp"
 #include "pollux/virtio/net_control.hpp"
-#include "pollux/virtio/rx_filter.hpp"
 
 namespace pollux::vhost_user {
 
@@ -113,7 +113,8 @@ class NetDevice final : public vhost::BackendDevice {
   void reset_control(uint64_t features);
   [[nodiscard]] bool execute(std::span<const std::byte> command);
   void apply_offloads();
-  void publish_filter();
+  [[nodiscard]] std::unique_ptr<const Reception> make_reception() const;
+  void publish_reception();
   void update_config_space();
   void describe_control(PortInfo& info) const;
 
@@ -124,8 +125,8 @@ class NetDevice final : public vhost::BackendDevice {
   uint64_t features_ = 0;  // negotiated
   virtio::NetControl control_{virtio::NetControl::Config{}};
   spec::virtio_net_config space_{};
-  std::unique_ptr<const virtio::RxFilter> filter_owner_;
-  std::atomic<const virtio::RxFilter*> filter_{nullptr};
+  std::unique_ptr<const Reception> reception_owner_;
+  std::atomic<const Reception*> reception_{nullptr};
   std::atomic<uint32_t> offloads_{0};
   std::vector<RxSlot> rx_;
   std::vector<TxSlot> tx_;
@@ -136,7 +137,7 @@ class NetDevice final : public vhost::BackendDevice {
   std::vector<Ring<LiveTx>> stranded_tx_;
   std::vector<std::unique_ptr<const vhost::RingControls>> stranded_controls_;
   std::vector<std::shared_ptr<const WriteLog>> stranded_logs_;
-  std::vector<std::unique_ptr<const virtio::RxFilter>> stranded_filters_;
+  std::vector<std::unique_ptr<const Reception>> stranded_receptions_;
   std::unique_ptr<ControlQueue> control_queue_;
 };
 

@@ -16,6 +16,8 @@ namespace {
 
 using namespace spec;  // NOLINT(google-build-using-namespace): the features are names of the text
 
+constexpr uint64_t kMultiqueue = VIRTIO_NET_F_MQ | VIRTIO_NET_F_RSS;
+
 /// kTx... bits for GUEST_... feature bits.
 uint32_t tx_offloads(uint64_t guest_offloads) {
   uint32_t bits = 0;
@@ -47,7 +49,7 @@ std::string describe_filter(const virtio::RxFilterState& filter) {
 /// 5.1.2: behind the queue pairs that there are for this driver.
 bool NetDevice::is_control(uint16_t index) const {
   if ((features_ & VIRTIO_NET_F_CTRL_VQ) == 0) return false;
-  const uint16_t pairs = (features_ & VIRTIO_NET_F_MQ) != 0 ? config_.queue_pairs : uint16_t{1};
+  const uint16_t pairs = (features_ & kMultiqueue) != 0 ? config_.queue_pairs : uint16_t{1};
   return index == 2 * pairs;
 }
 
@@ -69,7 +71,7 @@ void NetDevice::reset_control(uint64_t features) {
 
 void NetDevice::features_changed(uint64_t features) {
   reset_control(features);
-  publish_filter();  // waits: a worker that read the old bits must not send to a new ring
+  publish_reception();  // waits: a worker that read the old bits must not send to a new ring
 }
 
 void NetDevice::reset() { features_changed(features_); }
@@ -91,12 +93,12 @@ bool NetDevice::execute(std::span<const std::byte> command) {
       update_config_space();
       [[fallthrough]];
     case virtio::ControlEffect::kFilter:
-      publish_filter();
+      publish_reception();
       break;
     case virtio::ControlEffect::kQueues:
       map_tx();
-      // 5.1.6.5.6.2: nothing comes in the other queues once the driver is told.
-      (void)quiescence_.synchronize(kQuiescenceDeadline);
+      // Waits. 5.1.6.5.6.2: nothing comes in the other queues once the driver is told.
+      publish_reception();
       break;
     case virtio::ControlEffect::kOffloads:
       apply_offloads();
@@ -116,16 +118,39 @@ void NetDevice::apply_offloads() {
   (void)quiescence_.synchronize(kQuiescenceDeadline);
 }
 
-/// Lets the workers see the driver's filters; none when it wants everything.
-void NetDevice::publish_filter() {
-  const virtio::RxFilterState& state = control_.state().filter;
-  auto before = std::move(filter_owner_);
-  if (!virtio::RxFilter::passes_all(state)) {
-    filter_owner_ = std::make_unique<const virtio::RxFilter>(state);
+std::unique_ptr<const Reception> NetDevice::make_reception() const {
+  const virtio::NetControlState& state = control_.state();
+  const bool reports = (features_ & VIRTIO_NET_F_HASH_REPORT) != 0;
+  const bool passes_all = virtio::RxFilter::passes_all(state.filter);
+  if (passes_all && !reports && !state.rss) return nullptr;
+  auto reception = std::make_unique<Reception>();
+  if (!passes_all) reception->filter.emplace(state.filter);
+  if (!reports && !state.rss) return reception;
+  reception->hash.emplace(state.hash);
+  if (!state.rss) return reception;
+  // A receiveq that can not be used is stood in for by the first that can.
+  std::optional<uint16_t> first;
+  for (uint16_t pair = 0; pair < tx_rings_.size(); ++pair) {
+    const auto& ring = tx_rings_[pair];
+    const bool usable = ring.published && ring.controls->enabled;
+    reception->rings.push_back(usable ? ring.live.get() : nullptr);
+    if (usable && !first) first = pair;
   }
-  filter_.store(filter_owner_.get());
+  if (!first) return reception;
+  const auto usable = [&](uint16_t pair) {
+    return reception->rings[pair] != nullptr ? pair : *first;
+  };
+  for (const uint16_t pair : state.rss->table) reception->table.push_back(usable(pair));
+  reception->unclassified = usable(state.rss->unclassified);
+  return reception;
+}
+
+/// Lets the workers see what the driver asked for, and waits until they do.
+void NetDevice::publish_reception() {
+  auto before = std::exchange(reception_owner_, make_reception());
+  reception_.store(reception_owner_.get());
   if (quiescence_.synchronize(kQuiescenceDeadline)) return;
-  stranded_filters_.push_back(std::move(before));
+  stranded_receptions_.push_back(std::move(before));
 }
 
 Status NetDevice::start_control(const vhost::RingStart& start) {
@@ -153,6 +178,9 @@ void NetDevice::update_config_space() {
   space_.max_virtqueue_pairs.set(config_.queue_pairs);
   space_.mtu.set(config_.mtu);
   space_.speed.set(config_.speed);
+  space_.rss_max_key_size = kRssKeySize;
+  space_.rss_max_indirection_table_length.set(kRssTableLength);
+  space_.supported_hash_types.set(virtio::NetControl::kHashTypes);
   space_.duplex = config_.speed == VIRTIO_NET_SPEED_UNKNOWN ? VIRTIO_NET_DUPLEX_UNKNOWN
                                                             : VIRTIO_NET_DUPLEX_FULL;
 }
@@ -166,6 +194,9 @@ void NetDevice::describe_control(PortInfo& info) const {
   if ((features_ & VIRTIO_NET_F_CTRL_VQ) == 0) return;
   info.control = fmt::format("{}; {} of {} queue pairs", describe_filter(control_.state().filter),
                              pairs_in_use(), config_.queue_pairs);
+  if (const auto& rss = control_.state().rss) {
+    info.control += fmt::format(", RSS by a table of {}", rss->table.size());
+  }
 }
 
 }  // namespace pollux::vhost_user

@@ -91,7 +91,8 @@ void read_control(SpecReader& read, vhost_user::NetDevice::Config& device) {
   if (!control) return;
   device.features |= VIRTIO_NET_F_CTRL_VQ | VIRTIO_NET_F_CTRL_RX | VIRTIO_NET_F_CTRL_RX_EXTRA |
                      VIRTIO_NET_F_CTRL_VLAN | VIRTIO_NET_F_CTRL_MAC_ADDR |
-                     VIRTIO_NET_F_CTRL_GUEST_OFFLOADS;
+                     VIRTIO_NET_F_CTRL_GUEST_OFFLOADS | VIRTIO_NET_F_HASH_REPORT;
+  if (device.queue_pairs > 1) device.features |= VIRTIO_NET_F_RSS;
   // The protocol's messages name 256 rings.
   if (device.queue_pairs > 127) read.fail_with("with ctrl-queue=on there are at most 127 queues");
 }

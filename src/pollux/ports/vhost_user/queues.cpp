@@ -8,7 +8,7 @@
 #include <utility>
 
 #include "pollux/base/event_fd.hpp"
-#include "pollux/virtio/rx_filter.hpp"
+#include "pollux/ports/vhost_user/reception.hpp"
 
 namespace pollux::vhost_user {
 namespace {
@@ -92,10 +92,53 @@ void drop_unwanted(const virtio::RxFilter& filter, Burst& burst, QueueCounters& 
   counters.drops.add(DropReason::receiver_filter, before - burst.size());
 }
 
+/// How often a ring that took some of its share is asked again, as Turn::transmit does.
+constexpr unsigned kRetries = 3;
+
+/// Sends one receiveq's share of a burst; what does not fit is dropped here, so that a full ring
+/// holds nothing up that goes into others.
+void send_share(LiveTx* live, TxSlot::Lane& lane, Burst& share, QueueCounters& counters) noexcept {
+  DropReason reason{};
+  for (unsigned attempt = 0; attempt <= kRetries && !share.empty(); ++attempt) {
+    const size_t before = share.size();
+    const std::lock_guard guard(live->lock);
+    OpenTurn* begins = std::exchange(lane.filled, live) == nullptr ? &lane.turn : nullptr;
+    reason = live->send(share, counters, begins);
+    if (share.size() == before) break;
+  }
+  counters.drops.add(reason, share.size());
+}
+
+/// Spreads a burst over the receiveqs that the driver's RSS configuration names.
+void steer(TxSlot& slot, const Reception& reception, Burst& burst) noexcept {
+  std::array<uint16_t, Burst::kCapacity> to{};
+  const size_t count = burst.size();
+  for (size_t i = 0; i < count; ++i) to[i] = reception.classify(burst[i]);
+  slot.steered = true;
+  std::array<Packet*, Burst::kCapacity> packets{};
+  for (size_t i = 0; i < count; ++i) packets[i] = burst.pop_front();
+  for (size_t i = 0; i < count; ++i) {
+    if (packets[i] == nullptr) continue;
+    Burst share(burst.cache());
+    for (size_t k = i; k < count; ++k) {
+      if (to[k] == to[i] && packets[k] != nullptr) share.push(std::exchange(packets[k], nullptr));
+    }
+    send_share(reception.rings[to[i]], slot.lanes[to[i]], share, slot.counters);
+  }
+}
+
+/// Does what the driver asked for; what is left in the burst goes the usual way.
+void receive_as_asked(TxSlot& slot, const Reception& reception, Burst& burst) noexcept {
+  if (reception.filter) drop_unwanted(*reception.filter, burst, slot.counters);
+  if (!reception.table.empty()) return steer(slot, reception, burst);
+  if (!reception.hash) return;
+  for (Packet* packet : burst.packets()) (void)reception.classify(*packet);
+}
+
 DropReason send(void* self, Burst& burst) noexcept {
   auto& slot = *static_cast<TxSlot*>(self);
-  if (const virtio::RxFilter* filter = slot.filter->load(); filter != nullptr) [[unlikely]] {
-    drop_unwanted(*filter, burst, slot.counters);
+  if (const Reception* reception = slot.reception->load(); reception != nullptr) [[unlikely]] {
+    receive_as_asked(slot, *reception, burst);
     if (burst.empty()) return DropReason::receiver_filter;
   }
   LiveTx* live = slot.filled != nullptr ? slot.filled : slot.live.load();
@@ -105,16 +148,25 @@ DropReason send(void* self, Burst& burst) noexcept {
   return live->send(burst, slot.counters, begins);
 }
 
-void flush(void* self) noexcept {
-  auto& slot = *static_cast<TxSlot*>(self);
-  LiveTx* live = std::exchange(slot.filled, nullptr);
+/// Ends a turn that `filled` a ring, if it did.
+void end_turn(LiveTx*& filled, OpenTurn& turn) noexcept {
+  LiveTx* live = std::exchange(filled, nullptr);
   if (live == nullptr) return;
   bool wanted = false;
   {
     const std::lock_guard guard(live->lock);
-    wanted = live->end(slot.turn);
+    wanted = live->end(turn);
   }
   if (wanted) live->notify();
+}
+
+void flush(void* self) noexcept {
+  auto& slot = *static_cast<TxSlot*>(self);
+  end_turn(slot.filled, slot.turn);
+  if (!slot.steered) [[likely]]
+    return;
+  slot.steered = false;
+  for (TxSlot::Lane& lane : slot.lanes) end_turn(lane.filled, lane.turn);
 }
 
 }  // namespace

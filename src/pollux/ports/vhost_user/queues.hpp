@@ -3,16 +3,15 @@
 
 #include <atomic>
 #include <cstdint>
+#include <vector>
 
 #include "pollux/base/spin_lock.hpp"
 #include "pollux/port/queue.hpp"
 #include "pollux/ports/vhost_user/live_ring.hpp"
 
-namespace pollux::virtio {
-class RxFilter;
-}
-
 namespace pollux::vhost_user {
+
+struct Reception;
 
 /// A queue handle into the switch. It is there for as long as the port, with its counters; the
 /// ring behind it comes and goes with the peer. A turn ends with the ring that it began with.
@@ -33,10 +32,17 @@ struct TxSlot {
   std::atomic<LiveTx*> live{nullptr};
   LiveTx* filled = nullptr;  ///< in this turn; its worker's own
   OpenTurn turn;             ///< the ring's while `filled` is set
+  /// The same for each of Reception::rings; none where RSS is not offered.
+  struct Lane {
+    LiveTx* filled = nullptr;
+    OpenTurn turn;
+  };
+  std::vector<Lane> lanes;
+  bool steered = false;  ///< some lane was filled in this turn
   /// kTx... bits of what the peer agreed to; see TxQueue::offloads.
   const std::atomic<uint32_t>* offloads = nullptr;
-  /// What the peer does not want; holds null when it wants everything.
-  const std::atomic<const virtio::RxFilter*>* filter = nullptr;
+  /// What the peer asked for of the frames that it gets; holds null for nothing.
+  const std::atomic<const Reception*>* reception = nullptr;
   QueueCounters counters;
 
   [[nodiscard]] TxQueue handle() noexcept;
