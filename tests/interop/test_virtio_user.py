@@ -125,3 +125,17 @@ def test_driver_restarts(supervisor):
             driver.child.kill()
     wait_until(lambda: testpmd.child.output.count("vhost peer closed") >= 6, 10,
                "testpmd notices that its peers have gone")
+
+
+def test_a_control_queue_that_is_left_to_qemu(supervisor):
+    """DPDK's vhost offers CTRL_VQ for QEMU to serve it: the port says so, and without works."""
+    path, far = supervisor.path("v0"), supervisor.path("far")
+    tp.Testpmd(supervisor, [tp.vhost(path), tp.vhost(supervisor.path("v1"))])
+    driver = PolluxSwitch(supervisor, name="driver", specs={
+        "u": f"virtio-user:{path},ctrl-queue=on", "far": f"vhost-user:{far}"})
+    wait_until(lambda: "use ctrl-queue=off" in driver.port_infos()["u"]["state"], 30,
+               "the port says that nobody serves the control queue", 0.1)
+    driver.delete_port("u")
+    driver.add_port("u", f"virtio-user:{path}")
+    driver.wait_attached("u")
+    check_conservation(driver.finish())
