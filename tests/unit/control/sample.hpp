@@ -34,6 +34,7 @@ inline SwitchSnapshot sample_snapshot() {
   v0.info.rings = {{"rx0", 256, true, "split"}, {"tx0", 256, false, "split"}};
   v0.info.memory = "1 region, 512 MiB";
   v0.info.iommu = "2 mappings, 9 misses";
+  v0.info.control = "promiscuous; 2 of 4 queue pairs";
   v0.queues = {{"rx0", 0, 1000, 64000, {}}, {"rx1", 1, 10, 640, {}}, {"tx0", -1, 7, 448, {}}};
   v0.queues[2].drops[ring_full] = 3;
 
