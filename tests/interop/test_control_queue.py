@@ -237,3 +237,32 @@ def test_configuration_space(supervisor):
     assert config(10, 2) == struct.pack("<H", 9000)
     assert driver.ask(GET_CONFIG, struct.pack("<III", 20, 236, 0) + bytes(236)) == b""
     assert switch.port_infos()["d"]["mac"] == OWN
+
+
+@pytest.mark.parametrize("options", ["", ",packed=only,queue-size=111", ",packed=only,in-order=only",
+                                     ",in-order=only"])
+def test_our_own_driver(supervisor, options):
+    """A virtio-user port says by the control queue what it wants, and frames go both ways."""
+    far = supervisor.path("far")
+    switch = PolluxSwitch(supervisor, [Port("v", queues=4), "near"], port_options="ctrl-queue=on")
+    driver = PolluxSwitch(supervisor, name="driver", specs={
+        "u": f"virtio-user:{switch.socket('v')},queues=2,ctrl-queue=only,mac={OWN}{options}",
+        "far": f"vhost-user:{far}"})
+    driver.wait_attached("u")
+    switch.wait_attached("v")
+    info = switch.port_infos()["v"]
+    assert info["control"] == "promiscuous; 2 of 4 queue pairs" and info["mac"] == OWN
+    with Frontend(switch.socket("near")) as a, Frontend(far) as b:
+        a.start()
+        b.start()
+        switch.wait_attached("near")
+        driver.wait_attached("far")
+        for size in (60, 1514):
+            there, back = (frames.ethernet(OTHER, SENDER, size=size),
+                           frames.ethernet(SENDER, OTHER, size=size))
+            a.send(there)
+            assert b.receive(1, timeout=20) == [there]
+            b.send(back)
+            assert a.receive(1, timeout=20) == [back]
+    check_conservation(driver.finish())
+    check_conservation(switch.finish())

@@ -203,7 +203,7 @@ def test_like_the_kernel(supervisor, name):
     for number, sample in enumerate(samples(name)):
         whole = set(sample.needs) <= set(agreed)
         expected = [(sample.header, sample.frame)] if whole else kernel.carry(sample)
-        sender.send(sample.frame, header=sample.header)
+        sender.send(sample.frame, header=sample.header, timeout=20)
         got = receiver.receive_with_headers(sample.pieces(whole), timeout=20)
         assert len(got) == len(expected)
         for piece, ((our_header, ours), (header, theirs)) in enumerate(zip(got, expected)):
@@ -221,7 +221,7 @@ def identifications_agree(sender, receiver):
     seen = set()
     for seed in range(5):
         sample = ufo(6, random.Random(seed))
-        sender.send(sample.frame, header=sample.header)
+        sender.send(sample.frame, header=sample.header, timeout=20)
         got = receiver.receive(sample.pieces(False), timeout=20)
         own = {frame[58:62] for frame in got}
         assert len(own) == 1
