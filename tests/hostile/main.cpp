@@ -32,6 +32,7 @@ struct Suite {
 constexpr std::array kSuites{
     Suite{"VhostMessages", "messages", "front end", "no leak; its rings undisturbed"},
     Suite{"VhostSession", "messages", "front end", "no crash, no leak of a descriptor or mapping"},
+    Suite{"LyingControl", "control", "guest", "the next command is carried out"},
     Suite{"Offloads/", "offloads", "guest", "its memory unwritten, the others served"},
     Suite{"RacingFrontEnd", "races", "front end", "both guests served on, all accounts hold"},
     Suite{"RacingReceiver", "races", "guest", "the others served, nothing returned twice"},
