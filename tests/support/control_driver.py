@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import os
+import select
 from collections.abc import Sequence
 
 from .frontend import Frontend, SplitQueue
@@ -46,7 +47,8 @@ class Driver(Frontend):
         done: list[tuple[object, int]] = []
         wait_until(lambda: done.extend(self.control.take_used()) or done, timeout,
                    "the device returns a command", 0.0005)
-        assert os.eventfd_read(self.control.call) >= 1
+        assert select.select([self.control.call], [], [], timeout)[0], "the device does not interrupt"
+        os.eventfd_read(self.control.call)
         return self.memory.read(self.room + len(data), 1)[0], done[0][1]
 
     def do(self, data: bytes, cuts: Sequence[int] = ()) -> None:

@@ -122,6 +122,22 @@ TEST_F(NetOffloadTest, UdpSegmentation) {
   EXPECT_EQ(meta_.gso, GsoType::kUdp4);
 }
 
+TEST_F(NetOffloadTest, UdpFragmentation) {
+  constexpr uint8_t kUdp = spec::VIRTIO_NET_HDR_GSO_UDP;
+  EXPECT_TRUE(apply(udp4(5000), gso_header(kUdp, 34, 6, 1407)));
+  EXPECT_EQ(meta_.gso, GsoType::kUfo4);
+  EXPECT_EQ(meta_.gso_size, 1400) << "in units of 8 bytes";
+  EXPECT_TRUE(apply(udp4(1392), gso_header(kUdp, 34, 6, 1400)));
+  EXPECT_EQ(meta_.gso, GsoType::kNone) << "the UDP header counts, too, and it fits";
+  EXPECT_TRUE(apply(udp4(1393), gso_header(kUdp, 34, 6, 1400)));
+  EXPECT_EQ(meta_.gso, GsoType::kUfo4);
+}
+
+TEST_F(NetOffloadTest, NotMoreThan1024Segments) {
+  EXPECT_TRUE(apply(tcp4(8 * 1024), gso_header(kTcp4, 34, 16, 8)));
+  EXPECT_FALSE(apply(tcp4(8 * 1024 + 1), gso_header(kTcp4, 34, 16, 8)));
+}
+
 TEST_F(NetOffloadTest, EcnFollowsFromTheHeader) {
   Bytes frame = tcp4(8000);
   EXPECT_TRUE(apply(frame, gso_header(kTcp4 | kEcn, 34)));
