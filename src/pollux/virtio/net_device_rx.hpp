@@ -118,12 +118,11 @@ class NetDeviceRx {
   /// length.
   uint32_t accept(Staged& staged, size_t i, Burst& burst, QueueCounters& counters) noexcept {
     Packet& packet = *staged.packets[i];
-    spec::virtio_net_hdr_v1_hash whole{};
-    spec::virtio_net_hdr& hdr = whole.hdr;
+    spec::virtio_net_hdr hdr{};
     const Translation& at = staged.single[i];
     DropReason reason{};
     const bool good = at.size != 0 ? take_single(packet, hdr, at, reason)
-                                   : take_chain(packet, whole, staged, i, burst.cache(), reason);
+                                   : take_chain(packet, hdr, staged, i, burst.cache(), reason);
     ring_.put_used(staged.heads[i], 0);
     const uint32_t size = packet.size();
     if (good && set_offloads(packet, hdr, reason)) [[likely]] {
@@ -171,7 +170,7 @@ class NetDeviceRx {
   }
 
   /// Any other chain: header and head are collected over as many pieces as they are split into.
-  bool take_chain(Packet& packet, spec::virtio_net_hdr_v1_hash& hdr, const Staged& staged, size_t i,
+  bool take_chain(Packet& packet, spec::virtio_net_hdr& hdr, const Staged& staged, size_t i,
                   PoolCache& cache, DropReason& reason) noexcept {
     const ChainShape& shape = staged.shape[i];
     if (shape.status != ring::ChainStatus::kOk) {
@@ -181,7 +180,7 @@ class NetDeviceRx {
     if (!fits(shape.bytes, reason)) return false;
     // The second walk reads the descriptors anew, and a hostile driver may have changed them: it
     // trusts nothing of the first but its own bounds.
-    Collector collector{*this, packet, hdr, static_cast<uint32_t>(shape.bytes) - hdr_size_};
+    Collector collector{*this, packet, {}, static_cast<uint32_t>(shape.bytes) - hdr_size_};
     if (shape.pieces > Packet::kMaxSegments && !collector.own(cache)) {
       reason = DropReason::no_buffers;
       return false;
@@ -189,6 +188,7 @@ class NetDeviceRx {
     const ring::ChainStatus again =
         ring_.walk(staged.heads[i], MemoryAccess::kRead,
                    [&](std::byte* data, uint32_t len) { return collector.add(data, len); });
+    hdr = collector.hdr.hdr;
     if (again == ring::ChainStatus::kOk && collector.whole()) return true;
     reason = DropReason::bad_descriptor;
     return false;
@@ -239,7 +239,7 @@ class NetDeviceRx {
   struct Collector {
     NetDeviceRx& rx;
     Packet& packet;
-    spec::virtio_net_hdr_v1_hash& hdr;
+    spec::virtio_net_hdr_v1_hash hdr;  // as much of it as was negotiated
     uint32_t frame_size;
     uint32_t hdr_done = 0;
     uint32_t head_done = 0;
