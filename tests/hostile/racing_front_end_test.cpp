@@ -304,9 +304,9 @@ TEST_P(RacingFrontEnd, WhileTheRingsArePolled) {
 }
 
 INSTANTIATE_TEST_SUITE_P(Hostile, RacingFrontEnd, testing::ValuesIn(deeds()),
-                         [](const testing::TestParamInfo<Deed>& info) {
-                           return info.param.name +
-                                  std::string(info.param.packed ? "_packed" : "_split");
+                         [](const testing::TestParamInfo<Deed>& made) {
+                           return made.param.name +
+                                  std::string(made.param.packed ? "_packed" : "_split");
                          });
 
 }  // namespace

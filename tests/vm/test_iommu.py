@@ -36,7 +36,7 @@ class Behind:
 
     def ping(self, count, size=56, target=GUEST_IP):
         """Echoes that were lost on the way to the guest and back."""
-        text = self.host.run("ping", "-q", "-n", "-i", "0.02", "-c", str(count), "-W", "10", "-s",
+        text = self.host.run("ping", "-q", "-n", "-A", "-c", str(count), "-W", "10", "-s",
                              str(size), target, timeout=120, check=False)
         sent, received = map(int, re.search(r"(\d+) packets transmitted, (\d+) received",
                                             text).groups())
