@@ -15,9 +15,11 @@
 #include <cstring>
 #include <map>
 #include <memory>
+#include <span>
 #include <vector>
 
 #include "pollux/vhost/backend_connection.hpp"
+#include "tests/support/send_raw.hpp"
 
 namespace {
 
@@ -120,24 +122,6 @@ std::vector<UniqueFd> make_kinds() {
   return kinds;
 }
 
-void send_piece(int socket, const uint8_t* data, size_t size, std::vector<int> fds) {
-  iovec piece{const_cast<uint8_t*>(data), size};
-  alignas(cmsghdr) std::array<std::byte, CMSG_SPACE(16 * sizeof(int))> control{};
-  msghdr msg{};
-  msg.msg_iov = &piece;
-  msg.msg_iovlen = 1;
-  if (!fds.empty()) {
-    msg.msg_control = control.data();
-    msg.msg_controllen = CMSG_SPACE(fds.size() * sizeof(int));
-    cmsghdr* part = CMSG_FIRSTHDR(&msg);
-    part->cmsg_level = SOL_SOCKET;
-    part->cmsg_type = SCM_RIGHTS;
-    part->cmsg_len = CMSG_LEN(fds.size() * sizeof(int));
-    std::memcpy(CMSG_DATA(part), fds.data(), fds.size() * sizeof(int));
-  }
-  (void)sendmsg(socket, &msg, MSG_DONTWAIT | MSG_NOSIGNAL);
-}
-
 void play(EventLoop& loop, const std::vector<UniqueFd>& kinds, const uint8_t* data, size_t size) {
   int fds[2] = {-1, -1};
   must(socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0, fds) == 0, "no sockets");
@@ -158,7 +142,8 @@ void play(EventLoop& loop, const std::vector<UniqueFd>& kinds, const uint8_t* da
     data += 2;
     std::vector<int> with;
     for (size_t i = 0; i < count; ++i) with.push_back(kinds[(first + i) % kinds.size()].get());
-    if (length > 0) send_piece(far.get(), data, length, std::move(with));
+    if (length > 0)
+      (void)pollux::test::send_raw(far.get(), std::as_bytes(std::span(data, length)), with);
     data += length;
     (*connection)->poll();
     std::array<char, 4096> replies;

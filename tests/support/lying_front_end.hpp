@@ -17,6 +17,7 @@
 #include "pollux/ports/vhost_user/device.hpp"
 #include "pollux/vhost/backend_connection.hpp"
 #include "tests/support/lying_driver.hpp"
+#include "tests/support/send_raw.hpp"
 
 namespace pollux::liar {
 
@@ -79,24 +80,6 @@ class Descriptors {
   }
   std::vector<UniqueFd> fds_;
 };
-
-inline void send_all(int socket, std::span<const std::byte> bytes, const std::vector<int>& fds) {
-  iovec piece{const_cast<std::byte*>(bytes.data()), bytes.size()};
-  alignas(cmsghdr) std::array<std::byte, CMSG_SPACE(16 * sizeof(int))> control{};
-  msghdr msg{};
-  msg.msg_iov = &piece;
-  msg.msg_iovlen = 1;
-  if (!fds.empty()) {
-    msg.msg_control = control.data();
-    msg.msg_controllen = CMSG_SPACE(fds.size() * sizeof(int));
-    cmsghdr* part = CMSG_FIRSTHDR(&msg);
-    part->cmsg_level = SOL_SOCKET;
-    part->cmsg_type = SCM_RIGHTS;
-    part->cmsg_len = CMSG_LEN(fds.size() * sizeof(int));
-    std::memcpy(CMSG_DATA(part), fds.data(), fds.size() * sizeof(int));
-  }
-  (void)sendmsg(socket, &msg, MSG_DONTWAIT | MSG_NOSIGNAL);
-}
 
 /// What is negotiated when a connection begins.
 struct Terms {
@@ -172,7 +155,7 @@ class FrontEnd {
   std::vector<std::byte> say_raw(std::span<const std::byte> bytes, const std::vector<int>& fds) {
     if (!open_) return {};
     ++counts_.messages;
-    send_all(far_.get(), bytes, fds);
+    (void)test::send_raw(far_.get(), bytes, fds);
     return hold_ ? std::vector<std::byte>() : hear();
   }
 
@@ -194,7 +177,7 @@ class FrontEnd {
     for (int round = 0; round < 4 && back_ && open_; ++round) {
       const std::vector<std::byte> asked = receive(back_.get());
       constexpr size_t kHead = sizeof(spec::VhostUserHeader);
-      if (how > 2) send_all(back_.get(), bytes, {});
+      if (how > 2) (void)test::send_raw(back_.get(), bytes);
       for (size_t at = 0; at + kHead <= asked.size() && how < 2;) {
         spec::VhostUserHeader header{};
         std::memcpy(&header, asked.data() + at, kHead);
@@ -339,7 +322,7 @@ class FrontEnd {
     std::array<std::byte, sizeof head + 8> reply{};
     std::memcpy(reply.data(), &head, sizeof head);
     reply[sizeof head] = static_cast<std::byte>(how);
-    send_all(back_.get(), reply, {});
+    (void)test::send_raw(back_.get(), reply);
   }
 
   static std::vector<std::byte> receive(int socket) {

@@ -45,7 +45,7 @@ TEST_F(Codec, ReadsAMessageThatComesByteByByte) {
   for (size_t i = 0; i < kSetNum.size(); ++i) {
     auto early = reader.read(near);
     ASSERT_TRUE(early && !*early) << "after " << i << " bytes";
-    ASSERT_TRUE(send_raw(far, {kSetNum[i]}));
+    ASSERT_TRUE(send_raw(far, {&kSetNum[i], 1}));
   }
   auto message = reader.read(near);
   ASSERT_TRUE(message && *message);
