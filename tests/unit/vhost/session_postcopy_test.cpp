@@ -5,7 +5,7 @@
 #include <poll.h>
 #include <sys/ioctl.h>
 
-#include <atomic>
+#include <filesystem>
 #include <thread>
 
 #include "pollux/vhost/backend_session.hpp"
@@ -29,7 +29,14 @@ constexpr uint64_t kFeatures = VIRTIO_F_VERSION_1 | VHOST_USER_F_PROTOCOL_FEATUR
 constexpr uint64_t kProtocol = VHOST_USER_PROTOCOL_F_REPLY_ACK | VHOST_USER_PROTOCOL_F_PAGEFAULT |
                                VHOST_USER_PROTOCOL_F_CONFIGURE_MEM_SLOTS;
 
+/// Threads of this process.
+size_t threads() {
+  const std::filesystem::directory_iterator all("/proc/self/task");
+  return static_cast<size_t>(std::distance(begin(all), end(all)));
+}
+
 struct Postcopy : testing::Test {
+  const size_t threads_before = threads();
   RecordingDevice device;
   std::optional<BackendSession> session{std::in_place, device};
   UniqueFd memory = make_memory(kSize);
@@ -37,6 +44,16 @@ struct Postcopy : testing::Test {
 
   void SetUp() override {
     if (auto possible = PageFaults::open(); !possible) GTEST_SKIP() << possible.error().what;
+  }
+  /// Nobody waits for the threads that wait for pages; they close what they share when they end,
+  /// and that is not to happen while the next test counts descriptors.
+  void TearDown() override {
+    faults.reset();
+    session.reset();
+    for (int i = 0; i < 20'000 && threads() != threads_before; ++i) {
+      std::this_thread::sleep_for(std::chrono::milliseconds(1));
+    }
+    EXPECT_EQ(threads(), threads_before);
   }
   Result<std::optional<Message>> send(Message message, std::vector<UniqueFd> fds = {}) {
     message.fds = std::move(fds);
@@ -190,7 +207,6 @@ TEST_F(Postcopy, LeavesNothingBehind) {
   ASSERT_TRUE(send(VHOST_USER_ADD_MEM_REG, uint64_t{0}));
   faults.reset();
   session->end();
-  // The threads close what they share when they end, and nobody waits for them.
   for (int i = 0; i < 20'000 && open_fds() != fds; ++i) {
     std::this_thread::sleep_for(std::chrono::milliseconds(1));
   }
