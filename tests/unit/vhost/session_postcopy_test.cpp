@@ -45,11 +45,14 @@ struct Postcopy : testing::Test {
   void SetUp() override {
     if (auto possible = PageFaults::open(); !possible) GTEST_SKIP() << possible.error().what;
   }
-  /// Nobody waits for the threads that wait for pages; they close what they share when they end,
-  /// and that is not to happen while the next test counts descriptors.
   void TearDown() override {
     faults.reset();
     session.reset();
+    wait_for_threads();
+  }
+  /// The library waits for no thread that waits for a page. Each lets go of what it shares when it
+  /// ends, and that is not to happen while a test counts descriptors.
+  void wait_for_threads() const {
     for (int i = 0; i < 20'000 && threads() != threads_before; ++i) {
       std::this_thread::sleep_for(std::chrono::milliseconds(1));
     }
@@ -207,9 +210,7 @@ TEST_F(Postcopy, LeavesNothingBehind) {
   ASSERT_TRUE(send(VHOST_USER_ADD_MEM_REG, uint64_t{0}));
   faults.reset();
   session->end();
-  for (int i = 0; i < 20'000 && open_fds() != fds; ++i) {
-    std::this_thread::sleep_for(std::chrono::milliseconds(1));
-  }
+  wait_for_threads();
   EXPECT_EQ(open_fds(), fds);
   EXPECT_EQ(test::mappings_of("peer-memory"), 0U);
 }
