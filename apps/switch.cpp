@@ -16,6 +16,7 @@
 #include "pollux/control/config.hpp"
 #include "pollux/control/default_socket.hpp"
 #include "pollux/control/report.hpp"
+#include "pollux/control/take_over.hpp"
 
 namespace pollux::apps {
 namespace {
@@ -38,6 +39,7 @@ struct Options {
   std::optional<uint32_t> fdb_age;
   std::optional<uint64_t> seed;
   std::optional<double> run_for;
+  std::optional<std::string> take_over;
   bool exit_when_finished = false;
   bool json = false;
 };
@@ -121,14 +123,21 @@ Result<SwitchConfig> read_config(const Options& options) {
 
 /// Everything between the options and run(); the switch is ready then.
 Result<std::unique_ptr<Switch>> set_up(const Options& options) {
-  auto config = read_config(options);
-  if (!config) return forward(config);
   HeldLog held(stderr_log());
+  SteadyClock clock;
+  std::optional<control::TakeOver> running;
+  if (options.take_over) {
+    auto offer = control::TakeOver::ask(*options.take_over, clock);
+    if (!offer) return forward(offer);
+    running = std::move(*offer);
+  }
+  auto config = running ? Result<SwitchConfig>(running->config()) : read_config(options);
+  if (!config) return forward(config);
   auto made = Switch::create(*config, held.log());
   if (!made) return forward(made);
   Switch& self = **made;
   Status ok = self.stop_on_signals();
-  if (ok) ok = self.start();
+  if (ok) ok = running ? self.take_over(*running) : self.start();
   if (ok && options.exit_when_finished) ok = self.stop_when_finished();
   if (ok && options.run_for) {
     ok = self.stop_after(Nanos(static_cast<int64_t>(*options.run_for * 1e9)));
@@ -187,6 +196,11 @@ void add_learning_options(CLI::App& app, Options& o) {
 }
 
 void add_running_options(CLI::App& app, Options& o) {
+  app.add_option(
+         "--take-over", o.take_over,
+         "take the place of the switch with this control socket, with its ports, peers and\n"
+         "counters; it ends, and no packet is lost")
+      ->type_name("SOCKET");
   app.add_option("--control", o.control,
                  "path of the control socket, or none (" + control::default_control_socket() + ")")
       ->type_name("SOCKET");

@@ -123,6 +123,19 @@ class PolluxSwitch(Switch):
         if done.returncode:
             raise HarnessError(f"pollux port {' '.join(words)}: {done.stderr}")
 
+    def start_take_over(self, name: str = "successor") -> Child:
+        """A process that is about to take this switch over."""
+        return self.supervisor.start([pollux_bin(), "switch", "--take-over", self.control, "--json"],
+                                     name=name, separate_stderr=True)
+
+    def take_over(self) -> None:
+        """Another process takes the switch over, and this object stands for that one from then on;
+        the one before must end with status 0."""
+        before, self.child = self.child, self.start_take_over()
+        self.child.wait_for(r"^ready$", 60)
+        if before.wait(30):
+            raise HarnessError(f"the switch before ended badly: {before.describe()}")
+
     def finish(self, number: int = signal.SIGTERM) -> dict:
         """Ends the switch by a signal; its last report. It must end with status 0."""
         status = self.child.stop(number, timeout=15)

@@ -110,6 +110,14 @@ Status Client::add_port(const std::string& name, const std::string& spec) const 
   return {};
 }
 
+Status Client::hand_over(const std::string& socket, uint32_t version) const {
+  const nlohmann::json body{{"socket", socket}, {"version", version}};
+  const auto done = request("POST", "/v1/hand-over",
+                            body.dump(-1, ' ', false, nlohmann::json::error_handler_t::replace));
+  if (!done) return forward(done);
+  return {};
+}
+
 Status Client::remove_port(const std::string& name) const {
   if (Status ok = check_port_name(name); !ok) return ok;
   const auto done = request("DELETE", "/v1/ports/" + name, {});

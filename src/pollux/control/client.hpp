@@ -26,6 +26,9 @@ class Client {
   [[nodiscard]] Status set_queue_mode(const std::string& port, std::optional<unsigned> queue,
                                       QueueMode mode) const;
 
+  /// Asks the switch to hand over to the process that listens on `socket`, in that version.
+  [[nodiscard]] Status hand_over(const std::string& socket, uint32_t version) const;
+
   /// The JSON text that the switch answers to GET `endpoint`, e.g. "/v1/ports".
   [[nodiscard]] Result<std::string> get(const std::string& endpoint) const;
 

@@ -228,6 +228,9 @@ SwitchSnapshot snapshot_from(const Json& json) {
   take(json, "uptime_s", uptime);
   snapshot.uptime = Nanos(static_cast<int64_t>(uptime * kNanosPerSecond));
   take(json, "idle", snapshot.idle);
+  double pause_ms = -1;
+  take(json, "take_over_pause_ms", pause_ms);
+  if (pause_ms >= 0) snapshot.take_over_pause = Nanos(static_cast<int64_t>(pause_ms * 1e6));
   const Json pool = json.value("pool", Json::object());
   take(pool, "packets", snapshot.pool.packets);
   take(pool, "packets_free", snapshot.pool.packets_free);
@@ -270,14 +273,18 @@ auto parsed(std::string_view text, Read read) -> Result<decltype(read(Json{}))> 
 }  // namespace
 
 std::string to_json(const SwitchSnapshot& snapshot) {
-  const Json json{{"version", snapshot.version},
-                  {"pid", snapshot.pid},
-                  {"uptime_s", static_cast<double>(snapshot.uptime.count()) / kNanosPerSecond},
-                  {"idle", snapshot.idle},
-                  {"pool", pool_json(snapshot.pool)},
-                  {"fdb", fdb_counters_json(snapshot.fdb)},
-                  {"ports", ports_json(snapshot.ports)},
-                  {"workers", workers_json(snapshot.workers)}};
+  Json json{{"version", snapshot.version},
+            {"pid", snapshot.pid},
+            {"uptime_s", static_cast<double>(snapshot.uptime.count()) / kNanosPerSecond},
+            {"idle", snapshot.idle},
+            {"pool", pool_json(snapshot.pool)},
+            {"fdb", fdb_counters_json(snapshot.fdb)},
+            {"ports", ports_json(snapshot.ports)},
+            {"workers", workers_json(snapshot.workers)}};
+  if (snapshot.take_over_pause) {
+    json["take_over_pause_ms"] =
+        std::chrono::duration<double, std::milli>(*snapshot.take_over_pause).count();
+  }
   return dump(json);
 }
 

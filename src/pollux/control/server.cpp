@@ -33,7 +33,7 @@ constexpr time_t kKeepAliveSeconds = 1;
 constexpr auto kJson = "application/json";
 constexpr std::string_view kEndpoints =
     "GET /v1/stats, /v1/ports, /v1/ports/NAME, /v1/workers, /v1/fdb, /v1/drop-reasons; POST "
-    "/v1/ports; PATCH, DELETE /v1/ports/NAME";
+    "/v1/ports; PATCH, DELETE /v1/ports/NAME; POST /v1/hand-over";
 
 /// An HTTP server on a listening socket that somebody else has made.
 class AdoptingServer final : public httplib::Server {
@@ -167,6 +167,8 @@ struct Server::Impl {
                   const httplib::ContentReader& reader) const;
   void post_port(const httplib::Request& request, httplib::Response& response,
                  const httplib::ContentReader& reader) const;
+  void post_hand_over(const httplib::Request& request, httplib::Response& response,
+                      const httplib::ContentReader& reader) const;
 };
 
 void Server::Impl::configure() {
@@ -233,6 +235,10 @@ void Server::Impl::add_changing_routes() {
   http.Post("/v1/ports",
             [this](const httplib::Request& request, httplib::Response& response,
                    const httplib::ContentReader& reader) { post_port(request, response, reader); });
+  http.Post("/v1/hand-over", [this](const httplib::Request& request, httplib::Response& response,
+                                    const httplib::ContentReader& reader) {
+    post_hand_over(request, response, reader);
+  });
   http.Patch(
       "/v1/ports/([A-Za-z0-9._-]+)",
       [this](const httplib::Request& request, httplib::Response& response,
@@ -245,6 +251,25 @@ void Server::Impl::add_changing_routes() {
                                      removed ? "" : ": " + removed.error().what));
                 removed ? answer(response, "{}") : answer_error(response, removed.error());
               });
+}
+
+/// {"socket": PATH, "version": N} and nothing else.
+void Server::Impl::post_hand_over(const httplib::Request& request, httplib::Response& response,
+                                  const httplib::ContentReader& reader) const {
+  const auto body = read_body(request, reader);
+  if (!body) return answer_error(response, body.error());
+  const auto json = nlohmann::json::parse(*body, nullptr, false);
+  const auto field = [&](const char* name) {
+    return json.is_object() && json.contains(name) ? json[name] : nlohmann::json();
+  };
+  const auto socket = field("socket");
+  const auto version = field("version");
+  if (!socket.is_string() || !version.is_number_unsigned()) {
+    return answer_error(response, 400, R"(the body is to be {"socket": "PATH", "version": N})");
+  }
+  const Status begun = target.hand_over(socket.get<std::string>(), version.get<uint32_t>());
+  if (!begun) return answer_error(response, begun.error());
+  answer(response, "{}", 202);
 }
 
 void Server::Impl::post_port(const httplib::Request& request, httplib::Response& response,
@@ -304,6 +329,10 @@ Server::~Server() {
   impl_->http.stop();
   impl_->thread.join();
 }
+
+Status Server::move_to(const std::string& path) { return impl_->listener.move_to(path); }
+
+void Server::disown() { impl_->listener.disown(); }
 
 const std::string& Server::path() const { return impl_->listener.path(); }
 

@@ -24,6 +24,7 @@ class Target {
   [[nodiscard]] virtual Result<std::vector<FdbRow>> fdb() = 0;
   [[nodiscard]] virtual Status add_port(const NamedPortSpec& port) = 0;
   [[nodiscard]] virtual Status remove_port(const std::string& name) = 0;
+  [[nodiscard]] virtual Status hand_over(const std::string& socket, uint32_t version) = 0;
   /// Without `queue`: all of the port.
   [[nodiscard]] virtual Status set_queue_mode(const std::string& port,
                                               std::optional<unsigned> queue, QueueMode mode) = 0;
@@ -46,6 +47,11 @@ class Server {
 
   /// Begins to answer. Called once.
   void start();
+
+  /// Gives the socket another path, in the place of what is there. Before start().
+  [[nodiscard]] Status move_to(const std::string& path);
+  /// Leaves the path to another process: it is not removed in the end.
+  void disown();
 
   [[nodiscard]] const std::string& path() const;
 

@@ -3,6 +3,7 @@
 
 #include <array>
 #include <cstdint>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -19,6 +20,8 @@ struct SwitchSnapshot {
   int64_t pid = 0;
   Nanos uptime{0};   ///< since start
   std::string idle;  ///< "poll", "yield", "nap"
+  /// How long packets waited when this process took the switch over; nothing when it did not.
+  std::optional<Nanos> take_over_pause;
 
   struct Pool {
     uint32_t packets = 0;

@@ -10,10 +10,13 @@
 #include <cerrno>
 #include <csignal>
 #include <map>
+#include <optional>
 #include <utility>
 
+#include "pollux/control/hand_over.hpp"
 #include "pollux/control/loop_gate.hpp"
 #include "pollux/control/server.hpp"
+#include "pollux/control/take_over.hpp"
 #include "pollux/ports/kinds.hpp"
 #include "pollux/ports/ring/registry.hpp"
 #include "pollux/version.hpp"
@@ -45,7 +48,8 @@ Result<uint64_t> random_seed() {
 /// What the control server sees of a switch: everything happens on the control thread.
 class GatedTarget final : public control::Target {
  public:
-  GatedTarget(Switch& owner, control::LoopGate& gate) : owner_(owner), gate_(gate) {}
+  GatedTarget(Switch& owner, control::LoopGate& gate, control::HandOver& hand_over)
+      : owner_(owner), gate_(gate), hand_over_(hand_over) {}
 
   Result<SwitchSnapshot> snapshot() override {
     return through<Result<SwitchSnapshot>>([this] { return owner_.snapshot(); });
@@ -63,6 +67,9 @@ class GatedTarget final : public control::Target {
   Status remove_port(const std::string& name) override {
     return through<Status>([&] { return owner_.remove_port(name); });
   }
+  Status hand_over(const std::string& socket, uint32_t version) override {
+    return through<Status>([&] { return hand_over_.begin(socket, version); });
+  }
   Status set_queue_mode(const std::string& port, std::optional<unsigned> queue,
                         QueueMode mode) override {
     return through<Status>([&] { return owner_.engine().set_queue_mode(port, queue, mode); });
@@ -79,6 +86,7 @@ class GatedTarget final : public control::Target {
 
   Switch& owner_;
   control::LoopGate& gate_;
+  control::HandOver& hand_over_;
 };
 
 }  // namespace
@@ -98,7 +106,9 @@ struct Switch::Impl {
   std::unique_ptr<Pool> pool;
   RingRegistry rings;
   std::unique_ptr<Engine> engine;
+  std::map<std::string, PortSpec> specs;  // of the ports, by name
   std::vector<EventLoop::Watch> watches;
+  std::optional<control::HandOver> hand_over;
   std::unique_ptr<control::LoopGate> gate;
   std::unique_ptr<control::Target> target;
   std::unique_ptr<control::Server> server;
@@ -106,6 +116,8 @@ struct Switch::Impl {
   Nanos started{0};
   Nanos ended{0};
   bool stopped = false;
+  bool handed_over = false;
+  std::optional<Nanos> take_over_pause;
   unsigned next_number = 0;
   std::map<std::string, PortInfo> last_infos;  // by port name, from just before the stop
 
@@ -116,11 +128,23 @@ struct Switch::Impl {
     return {};
   }
 
-  Status bind_control(Switch& self) {
-    if (config.control_socket.empty()) return {};
-    target = std::make_unique<GatedTarget>(self, *gate);
-    auto bound = control::Server::bind(config.control_socket, config.control_mode, *target,
-                                       log.named("control"));
+  /// What another process needs when it takes this switch over.
+  void prepare_hand_over(Switch& self) {
+    hand_over.emplace(control::HandedSwitch{*loop, clock, *engine, config, specs,
+                                            [&self] { return self.snapshot(); },
+                                            [this] {
+                                              handed_over = true;
+                                              if (server) server->disown();
+                                              loop->stop();
+                                            },
+                                            log});
+  }
+
+  Status bind_control(Switch& self, const std::string& path) {
+    if (path.empty()) return {};
+    prepare_hand_over(self);
+    target = std::make_unique<GatedTarget>(self, *gate, *hand_over);
+    auto bound = control::Server::bind(path, config.control_mode, *target, log.named("control"));
     if (!bound) {
       Error error = bound.error();
       error.what =
@@ -128,8 +152,13 @@ struct Switch::Impl {
       return std::unexpected(std::move(error));
     }
     server = std::move(*bound);
-    log.info(fmt::format("control socket: {}", server->path()));
+    log.info(fmt::format("control socket: {}", config.control_socket));
     return {};
+  }
+
+  PortContext context_of(const std::string& name) {
+    const size_t workers = std::max<size_t>(1, config.engine.cpus.size());
+    return {*pool, *loop, *engine, clock, rings, log.named(name), static_cast<unsigned>(workers)};
   }
 
   Status age_addresses() {
@@ -180,6 +209,7 @@ Result<std::unique_ptr<Switch>> Switch::create(const SwitchConfig& config, Log l
   auto seed = config.seed ? Result<uint64_t>(*config.seed) : random_seed();
   if (!seed) return forward(seed);
   engine_config.fdb.seed = *seed;
+  impl->config.seed = *seed;
   auto engine = Engine::create(engine_config, *impl->pool, impl->clock, impl->log);
   if (!engine) return forward(engine);
   impl->engine = std::move(*engine);
@@ -206,7 +236,7 @@ Status Switch::stop_on_signals() {
 
 Status Switch::start() {
   impl_->started = impl_->clock.now();
-  if (Status ok = impl_->bind_control(*this); !ok) return ok;
+  if (Status ok = impl_->bind_control(*this, impl_->config.control_socket); !ok) return ok;
   const std::string cpus = control::format_cpus(impl_->config.engine.cpus);
   impl_->log.info(fmt::format("workers: {}, idle policy {}",
                               cpus.empty() ? "one, on any CPU" : "on CPUs " + cpus,
@@ -221,6 +251,8 @@ Status Switch::start() {
   if (impl_->server) impl_->server->start();
   return {};
 }
+
+bool Switch::handed_over() const { return impl_->handed_over; }
 
 Result<std::string> Switch::add_port(const std::string& name, const std::string& spec) {
   auto parsed = PortSpec::parse(spec);
@@ -239,23 +271,77 @@ Result<std::string> Switch::add_port(const NamedPortSpec& wanted) {
     return fail(ErrorCode::kAlreadyExists,
                 fmt::format("there is a port {} already: choose another name", name));
   }
-  const size_t workers = std::max<size_t>(1, impl_->config.engine.cpus.size());
-  const PortContext context{*impl_->pool,
-                            *impl_->loop,
-                            *impl_->engine,
-                            impl_->clock,
-                            impl_->rings,
-                            impl_->log.named(name),
-                            static_cast<unsigned>(workers)};
-  auto port = make_port(wanted.spec, context);
+  auto port = make_port(wanted.spec, impl_->context_of(name));
   if (!port) return in_context(port.error());
   auto added = impl_->engine->add_port(name, std::move(*port));
   if (!added) return in_context(added.error());
+  impl_->specs[name] = wanted.spec;
   impl_->log.info(fmt::format("port {}: {}", name, wanted.spec.to_string()));
   return name;
 }
 
-Status Switch::remove_port(const std::string& name) { return impl_->engine->remove_port(name); }
+Status Switch::remove_port(const std::string& name) {
+  Status removed = impl_->engine->remove_port(name);
+  if (removed || removed.error().code != ErrorCode::kNotFound) impl_->specs.erase(name);
+  return removed;
+}
+
+/// What can be made before the running switch rests is made before it is told to; what must be done
+/// while it rests is the least.
+Status Switch::take_over(control::TakeOver& from) {
+  struct Taken {
+    const control::TakeOver::Seat& seat;
+    std::unique_ptr<Port> port;
+  };
+  const auto about = [](const Taken& taken, Status& bad) {
+    return fail(bad.error().code,
+                fmt::format("port {}: {}", taken.seat.port.name, bad.error().what));
+  };
+  std::vector<Taken> ports;
+  for (const auto& seat : from.ports()) {
+    auto port = make_port(seat.port.spec, impl_->context_of(seat.port.name));
+    if (!port) return forward(port);
+    ports.push_back({seat, std::move(*port)});
+  }
+  const std::string path = impl_->config.control_socket;
+  if (Status ok = impl_->bind_control(*this, fmt::format("{}.new", path)); !ok) return ok;
+  if (Status ok = impl_->age_addresses(); !ok) return ok;
+
+  Status state = from.take_state();
+  if (!state && state.error().code == ErrorCode::kDisconnected) {
+    impl_->log.warn("the running switch died before it handed over: starting its ports anew");
+    for (const auto& seat : from.ports()) impl_->config.ports.push_back(seat.port);
+    ports.clear();
+    impl_->server.reset();
+    impl_->watches.pop_back();
+    return start();
+  }
+  if (!state) return state;
+  const SwitchSnapshot& was = from.snapshot();
+  for (Taken& taken : ports) {
+    const std::string& name = taken.seat.port.name;
+    if (Status ok = from.adopt(name, *taken.port); !ok) return about(taken, ok);
+    Status ok = impl_->engine->add_started_port(taken.seat.index, name, std::move(taken.port));
+    if (!ok) return about(taken, ok);
+    impl_->specs[name] = taken.seat.port.spec;
+  }
+  impl_->engine->add_counters(was.ports, was.workers);
+  impl_->engine->fdb().restore(from.addresses(),
+                               {was.fdb.learned, was.fdb.moved, was.fdb.evicted, was.fdb.expired});
+  impl_->started = from.paused_at() - was.uptime;
+  if (Status ok = from.wait_for_go(); !ok) return ok;
+  if (Status ok = impl_->engine->start(); !ok) return ok;
+  impl_->take_over_pause = impl_->clock.now() - from.paused_at();
+  if (impl_->server) {
+    if (Status ok = impl_->server->move_to(path); !ok) impl_->log.error(ok.error().what);
+    impl_->server->start();
+  }
+  from.running();
+  impl_->log.info(
+      fmt::format("took over from pid {}: packets waited {:.2f} ms", from.from(),
+                  std::chrono::duration<double, std::milli>(*impl_->take_over_pause).count()));
+  return {};
+}
 
 Status Switch::stop_when_finished() {
   return impl_->keep(impl_->loop->every(kFinishedPeriod, [this] {
@@ -293,6 +379,7 @@ SwitchSnapshot Switch::snapshot() const {
   s.pid = getpid();
   s.uptime = (impl_->stopped ? impl_->ended : impl_->clock.now()) - impl_->started;
   s.idle = control::idle_name(impl_->config.engine.idle);
+  s.take_over_pause = impl_->take_over_pause;
 
   Pool& pool = *impl_->pool;
   const size_t page_size = pool.region().page_size();

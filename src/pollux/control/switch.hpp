@@ -17,6 +17,10 @@
 
 namespace pollux {
 
+namespace control {
+class TakeOver;
+}
+
 /// A whole switch in one object: memory, event loop, workers, ports, control socket.
 ///
 ///     pollux::SwitchConfig config;
@@ -48,6 +52,15 @@ class Switch {
   /// Binds the control socket, adds the configured ports and starts the workers, in that order.
   /// When it returns every port listens. After an error the switch can only be destroyed.
   [[nodiscard]] Status start();
+
+  /// Instead of start(): goes on where a running switch is, whose config this one was created with,
+  /// and ends that one. No packet is lost or repeated. Should the running switch die before it has
+  /// given all, this one starts its ports anew. Errors: those of start(), what the running switch
+  /// says; it then goes on.
+  [[nodiscard]] Status take_over(control::TakeOver& from);
+
+  /// True when another process took this switch over: nothing of it is here any more.
+  [[nodiscard]] bool handed_over() const;
 
   /// Makes a port from a spec, starts it and gives it to the workers. Returns its name, which is
   /// made up ("port0") when `name` is empty. Errors: a wrong spec or name, what the port reports.

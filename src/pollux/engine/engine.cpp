@@ -92,6 +92,20 @@ struct Engine::Impl {
     return static_cast<size_t>(free - ports.begin());
   }
 
+  /// Gives a started port's queues to workers, as of the next publish().
+  void place(size_t index, std::string name, std::unique_ptr<Port> port) {
+    auto slot = std::make_unique<PortSlot>();
+    slot->name = std::move(name);
+    slot->rx = port->rx_queues();
+    slot->rx_mode.assign(slot->rx.size(), QueueMode::kAdaptive);
+    slot->tx = port->tx_queues();
+    slot->port = std::move(port);
+    if (index >= ports.size()) ports.resize(index + 1);
+    PortSlot& added = *slot;
+    ports[index] = std::move(slot);
+    for (size_t q = 0; q < added.rx.size(); ++q) added.rx_worker.push_back(least_loaded());
+  }
+
   /// The worker with the fewest queues so far.
   unsigned least_loaded() const {
     std::vector<unsigned> load(workers.size());
@@ -167,6 +181,10 @@ Status Engine::start() {
   return {};
 }
 
+void Engine::pause() {
+  for (auto& worker : impl_->workers) worker->stop();
+}
+
 void Engine::stop() {
   if (std::exchange(impl_->stopped, true)) return;
   for (auto& worker : impl_->workers) worker->stop();
@@ -186,18 +204,57 @@ Result<PortIndex> Engine::add_port(std::string name, std::unique_ptr<Port> port)
     return fail(ErrorCode::kResource, fmt::format("there are {} ports already", kMaxPorts));
   }
   if (auto ok = port->start(); !ok) return forward(ok);
-  auto slot = std::make_unique<Impl::PortSlot>();
-  slot->name = std::move(name);
-  slot->rx = port->rx_queues();
-  slot->rx_mode.assign(slot->rx.size(), QueueMode::kAdaptive);
-  slot->tx = port->tx_queues();
-  slot->port = std::move(port);
-  if (index == impl_->ports.size()) impl_->ports.emplace_back();
-  Impl::PortSlot& added = *slot;
-  impl_->ports[index] = std::move(slot);
-  for (size_t q = 0; q < added.rx.size(); ++q) added.rx_worker.push_back(impl_->least_loaded());
+  impl_->place(index, std::move(name), std::move(port));
   if (!impl_->publish(*this)) impl_->warn_of_late_worker("a new port");
   return static_cast<PortIndex>(index);
+}
+
+Status Engine::add_started_port(PortIndex index, std::string name, std::unique_ptr<Port> port) {
+  if (auto ok = check_name(name); !ok) return ok;
+  const bool there = index < impl_->ports.size() && impl_->ports[index] != nullptr;
+  if (index >= kMaxPorts || there || impl_->find(name) != nullptr) {
+    return fail(ErrorCode::kAlreadyExists, fmt::format("there is a port '{}' already", name));
+  }
+  impl_->place(index, std::move(name), std::move(port));
+  (void)impl_->publish(*this);
+  return {};
+}
+
+void Engine::add_counters(const std::vector<PortStats>& ports,
+                          const std::vector<WorkerStats>& workers) {
+  const auto add = [](const QueueStats& stats, QueueCounters& counters) {
+    counters.packets.add(stats.packets);
+    counters.bytes.add(stats.bytes);
+    for (size_t r = 0; r < kDropReasonCount; ++r) {
+      counters.drops.add(static_cast<DropReason>(r), stats.drops[r]);
+    }
+  };
+  for (const PortStats& stats : ports) {
+    Impl::PortSlot* slot = impl_->find(stats.name);
+    if (slot == nullptr) continue;
+    for (const QueueStats& queue : stats.queues) {
+      for (size_t q = 0; q < slot->rx.size(); ++q) {
+        if (queue.name != fmt::format("rx{}", q)) continue;
+        add(queue, *slot->rx[q].counters);
+        slot->rx_mode[q] = queue.mode;
+      }
+      for (size_t q = 0; q < slot->tx.size(); ++q) {
+        if (queue.name == fmt::format("tx{}", q)) add(queue, *slot->tx[q].counters);
+      }
+    }
+  }
+  for (size_t i = 0; i < std::min(workers.size(), impl_->workers.size()); ++i) {
+    impl_->workers[i]->add_stats(workers[i]);
+  }
+  (void)impl_->publish(*this);
+}
+
+void Engine::for_each_port(
+    const std::function<void(PortIndex, const std::string&, Port&)>& visit) const {
+  for (size_t index = 0; index < impl_->ports.size(); ++index) {
+    const auto& slot = impl_->ports[index];
+    if (slot) visit(static_cast<PortIndex>(index), slot->name, *slot->port);
+  }
 }
 
 Status Engine::remove_port(const std::string& name) {

@@ -3,6 +3,7 @@
 
 #include <array>
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <optional>
 #include <string>
@@ -84,8 +85,11 @@ class Engine final : public Quiescence {
                                                               Log log);
   ~Engine() override;
 
-  /// Starts the workers.
+  /// Starts the workers, for the first time or after pause().
   [[nodiscard]] Status start();
+
+  /// Ends the workers after their round: nobody holds a packet or uses a ring until start().
+  void pause();
 
   /// Ends the workers after their round, so that no packet is left in anybody's hands, then stops
   /// all ports. Statistics stay readable. May be called more than once.
@@ -94,6 +98,18 @@ class Engine final : public Quiescence {
   /// Takes a port over, starts it and gives its queues to the workers. `name` is unique, 1 to 63
   /// characters of letters, digits, '-', '_' and '.'.
   [[nodiscard]] Result<PortIndex> add_port(std::string name, std::unique_ptr<Port> port);
+
+  /// The same for a port that was started already and had this number in another process. Errors:
+  /// kAlreadyExists.
+  [[nodiscard]] Status add_started_port(PortIndex index, std::string name,
+                                        std::unique_ptr<Port> port);
+
+  /// Adds what the same ports and workers have counted in another process, and takes the modes of
+  /// queues from there. Before start().
+  void add_counters(const std::vector<PortStats>& ports, const std::vector<WorkerStats>& workers);
+
+  /// Calls `visit(index, name, port)` for each port.
+  void for_each_port(const std::function<void(PortIndex, const std::string&, Port&)>& visit) const;
 
   /// Takes a port from the workers, stops and destroys it. Its counters are lost.
   [[nodiscard]] Status remove_port(const std::string& name);

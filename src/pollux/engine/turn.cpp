@@ -144,6 +144,17 @@ void Turn::end(const RxSource& source) noexcept {
   ++turn_;
 }
 
+void Turn::add_stats(const WorkerStats& stats) noexcept {
+  turns_.add(stats.turns);
+  empty_turns_.add(stats.empty_turns);
+  packets_.add(stats.packets);
+  busy_cycles_.add(stats.busy_cycles);
+  floods_.add(stats.floods);
+  flood_copies_.add(stats.flood_copies);
+  gso_packets_.add(stats.gso_packets);
+  gso_segments_.add(stats.gso_segments);
+}
+
 WorkerStats Turn::stats() const {
   WorkerStats stats;
   stats.turns = turns_.value();

@@ -37,6 +37,8 @@ class Turn {
 
   /// Counters of turns and packets; any thread.
   [[nodiscard]] WorkerStats stats() const;
+  /// Adds what was counted before; not while turns run.
+  void add_stats(const WorkerStats& stats) noexcept;
 
  private:
   void carry(const Topology& topology, const RxSource& source, uint32_t now_s) noexcept;

@@ -51,6 +51,7 @@ Worker::Worker(const Config& config, const std::atomic<const Topology*>& topolog
 Worker::~Worker() { stop(); }
 
 Status Worker::start() {
+  stopping_.store(false);
   if (Status opened = sleeper_.open(); !opened) return opened;
   std::promise<Status> started;
   thread_ = start_quiet_thread([this, &started] {
@@ -79,7 +80,7 @@ bool Worker::passed(uint64_t ticket) const noexcept {
 
 void Worker::run() noexcept {
   unsigned empty_rounds = 0;
-  uint64_t number = 0;
+  uint64_t number = round_.load() & ~kOffline;
   uint32_t now_s = 0;
   bool slept = false;
   while (!stopping_.load(std::memory_order_relaxed)) {
@@ -151,6 +152,12 @@ bool Worker::sleep() noexcept {
   }
   sleeper_.disarm(queues());  // may be other ones by now
   return woken;
+}
+
+void Worker::add_stats(const WorkerStats& stats) noexcept {
+  turn_.add_stats(stats);
+  sleeps_.add(stats.sleeps);
+  idle_cycles_.add(stats.idle_cycles);
 }
 
 WorkerStats Worker::stats() const {

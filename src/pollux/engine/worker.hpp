@@ -32,10 +32,14 @@ class Worker {
          stage::Fdb& fdb, const Clock& clock);
   ~Worker();
 
+  /// Also after stop(): then it goes on.
   [[nodiscard]] Status start();
 
   /// Lets the worker finish its round, and joins it.
   void stop();
+
+  /// Adds what a worker before this one has counted. Not while it runs.
+  void add_stats(const WorkerStats& stats) noexcept;
 
   /// Makes it look at what control has published, should it sleep. Any thread.
   void wake() noexcept { sleeper_.wake(); }

@@ -18,6 +18,7 @@
 namespace pollux {
 
 class RingRegistry;
+struct PortParcel;
 
 /// What a port may use of the program that it lives in. All of it outlives the port.
 struct PortContext {
@@ -74,6 +75,24 @@ class Port {
   /// Makes the port unreachable and lets its peer go. The caller has taken the queue handles from
   /// all workers before and waited for quiescence. Called once; the destructor calls it otherwise.
   virtual void stop() noexcept = 0;
+
+  // Hand-over to another process (port/parcel.hpp), where the same port goes on. The workers are at
+  // rest. A port that can do it overrides all of them.
+
+  /// Why it can not be done, with advice: kUnsupported.
+  [[nodiscard]] virtual Status can_hand_over() const {
+    return fail(ErrorCode::kUnsupported,
+                "ports of this kind can not be handed over: take it away first (pollux port del)");
+  }
+  /// Brings the port to rest and packs what another process needs. Then either resume() or
+  /// release() is called, or stop().
+  [[nodiscard]] virtual Status save(PortParcel& /*to*/) { return can_hand_over(); }
+  /// Nobody took over: the port goes on. Also called for ports that were not saved.
+  virtual void resume() {}
+  /// Another process has the port now: from here on, stop() leaves peers and files alone.
+  virtual void release() {}
+  /// Instead of start(), once: goes on from what save() packed in another process.
+  [[nodiscard]] virtual Status adopt(PortParcel& /*from*/) { return can_hand_over(); }
 
   [[nodiscard]] virtual PortInfo info() const = 0;
 

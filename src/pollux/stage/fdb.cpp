@@ -280,6 +280,16 @@ FdbCounters Fdb::counters() const noexcept {
           evicted_.load(std::memory_order_relaxed), expired_.load(std::memory_order_relaxed)};
 }
 
+void Fdb::restore(const std::vector<FdbEntry>& entries, const FdbCounters& counters) noexcept {
+  for (const FdbEntry& entry : entries) {
+    (void)learn(entry.mac.key(), entry.vlan, entry.port, entry.last_seen_s);
+  }
+  learned_.store(counters.learned, std::memory_order_relaxed);
+  moved_.store(counters.moved, std::memory_order_relaxed);
+  evicted_.store(counters.evicted, std::memory_order_relaxed);
+  expired_.store(counters.expired, std::memory_order_relaxed);
+}
+
 std::vector<FdbEntry> Fdb::snapshot() const {
   std::vector<FdbEntry> entries;
   entries.reserve(size());

@@ -97,6 +97,9 @@ class Fdb {
   [[nodiscard]] uint32_t max_age_s() const noexcept { return max_age_s_; }
   [[nodiscard]] FdbCounters counters() const noexcept;
 
+  /// Takes over what another table of the same kind held and had counted; counts nothing itself.
+  void restore(const std::vector<FdbEntry>& entries, const FdbCounters& counters) noexcept;
+
   /// A copy of all entries, in no order. What changes meanwhile may be in it or not.
   [[nodiscard]] std::vector<FdbEntry> snapshot() const;
 

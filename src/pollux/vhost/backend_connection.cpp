@@ -5,6 +5,10 @@
 
 #include <utility>
 
+#include <nlohmann/json.hpp>
+
+#include "pollux/vhost/session_parcel.hpp"
+
 namespace pollux::vhost {
 namespace {
 
@@ -33,6 +37,33 @@ BackendConnection::BackendConnection(EventLoop& loop, UniqueFd socket, BackendDe
       session_(device, log_) {}
 
 BackendConnection::~BackendConnection() = default;
+
+Result<std::unique_ptr<BackendConnection>> BackendConnection::adopt(EventLoop& loop,
+                                                                    const nlohmann::json& values,
+                                                                    FdParcel& fds,
+                                                                    BackendDevice& device, Log log,
+                                                                    Closed closed) {
+  auto socket = fds.take(values.at("socket"));
+  if (!socket) return forward(socket);
+  auto state = unpack(values.at("session"), fds);
+  if (!state) return forward(state);
+  std::unique_ptr<BackendConnection> connection(
+      new BackendConnection(loop, std::move(*socket), device, std::move(log), std::move(closed)));
+  if (auto ok = connection->session_.adopt(std::move(*state)); !ok) return forward(ok);
+  if (auto ok = connection->watch(); !ok) return forward(ok);
+  if (auto ok = connection->watch_channel(); !ok) return forward(ok);
+  return connection;
+}
+
+Status BackendConnection::save(nlohmann::json& values, FdParcel& fds) {
+  const BackendChannel* channel = session_.channel();
+  if (reader_.in_message() || writer_.pending() || (channel != nullptr && channel->busy())) {
+    return fail(ErrorCode::kTimeout, "its front end is in the middle of a message: try again");
+  }
+  if (auto ok = session_.pause(); !ok) return ok;
+  values = {{"socket", fds.lend(socket_.get())}, {"session", pack(session_.state(), fds)}};
+  return {};
+}
 
 void BackendConnection::poll() { on_ready(EPOLLIN); }
 

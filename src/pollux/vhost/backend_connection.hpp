@@ -6,8 +6,11 @@
 #include <memory>
 #include <vector>
 
+#include <nlohmann/json_fwd.hpp>
+
 #include "pollux/base/event_loop.hpp"
 #include "pollux/base/fd.hpp"
+#include "pollux/base/fd_parcel.hpp"
 #include "pollux/base/log.hpp"
 #include "pollux/base/result.hpp"
 #include "pollux/vhost/backend_session.hpp"
@@ -30,6 +33,16 @@ class BackendConnection {
                                                                          UniqueFd socket,
                                                                          BackendDevice& device,
                                                                          Log log, Closed closed);
+  /// The same with a session that another process began on that socket.
+  [[nodiscard]] static Result<std::unique_ptr<BackendConnection>> adopt(
+      EventLoop& loop, const nlohmann::json& values, FdParcel& fds, BackendDevice& device, Log log,
+      Closed closed);
+
+  /// For hand-over: brings the session to rest and packs it with its socket; then resume(), or the
+  /// end of this process. Errors: kTimeout in the middle of a message, the device's.
+  [[nodiscard]] Status save(nlohmann::json& values, FdParcel& fds);
+  void resume() { session_.resume(); }
+
   /// Ends the session and closes the socket; `closed` is not called.
   ~BackendConnection();
   BackendConnection(const BackendConnection&) = delete;

@@ -57,6 +57,43 @@ void BackendSession::end() noexcept {
   dirty_log_.reset();
 }
 
+Status BackendSession::check_adopted(const SessionState& state) const {
+  if (auto ok = check_features(state.features); !ok) return ok;
+  if (state.vrings.size() != offer_.vrings || state.slots.size() > offer_.mem_slots) {
+    return fail(ErrorCode::kProtocol, "the session is one of another device");
+  }
+  if ((state.protocol_features & ~offer_.protocol_features) != 0) {
+    return fail(
+        ErrorCode::kUnsupported,
+        fmt::format(
+            "the session uses the protocol feature {}, which is not known here",
+            protocol_feature_names(state.protocol_features & ~offer_.protocol_features).front()));
+  }
+  return {};
+}
+
+Status BackendSession::adopt(SessionState state) {
+  if (auto ok = check_adopted(state); !ok) return ok;
+  auto memory = map_all(state.slots);
+  if (!memory) return forward(memory);
+  memory_ = state.slots.empty() ? nullptr : std::move(*memory);
+  state_ = std::move(state);
+  if (state_.backend_channel) {
+    channel_ = std::make_unique<BackendChannel>(state_.backend_channel);
+  }
+  if (state_.mtu != 0) (void)device_.set_mtu(state_.mtu);
+  if (state_.features_known) device_.features_changed(virtio_features());
+  try_start_all();
+  return {};
+}
+
+Status BackendSession::pause() {
+  for (uint16_t i = 0; i < offer_.vrings; ++i) {
+    if (auto ok = stop(i); !ok) return ok;
+  }
+  return {};
+}
+
 BackendSession::Handler BackendSession::find_handler(uint32_t request) {
   struct Row {
     uint32_t request;

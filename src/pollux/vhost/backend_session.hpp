@@ -87,6 +87,16 @@ class BackendSession {
   }
   [[nodiscard]] Status tick();
 
+  /// A session that another process began, with the same device; its rings that ran run again.
+  /// Errors: kProtocol and kUnsupported when it is none that this device could have, those of
+  /// mapping memory.
+  [[nodiscard]] Status adopt(SessionState state);
+
+  /// Stops all rings, each at the end of what was taken from it, for another process to go on with
+  /// state(), or for resume(). Nothing else may be called in between. Errors: the device's.
+  [[nodiscard]] Status pause();
+  void resume() { try_start_all(); }
+
   /// The front end is gone: stops all rings, lets go of memory and descriptors. The destructor
   /// does the same.
   void end() noexcept;
@@ -195,6 +205,9 @@ class BackendSession {
   [[nodiscard]] Result<uint16_t> check_index(uint64_t index) const;
   [[nodiscard]] Result<VringFd> check_vring_fd(Message& message, int access) const;
   [[nodiscard]] Status check_features(uint64_t features) const;
+  [[nodiscard]] Status check_adopted(const SessionState& state) const;
+  [[nodiscard]] static Result<std::shared_ptr<const PeerMemory>> map_all(
+      const std::vector<MemorySlot>& slots);
   [[nodiscard]] Result<StateTransfer> begin_transfer(Message& message);
   // These ask the IOMMU for what they miss.
   [[nodiscard]] Result<RingStart> prepare_start(uint16_t index);

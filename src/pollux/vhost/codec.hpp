@@ -25,6 +25,9 @@ class MessageReader {
   /// message are closed with the reader.
   [[nodiscard]] Result<std::optional<Message>> read(int socket);
 
+  /// True while a part of a message has come and the rest has not.
+  [[nodiscard]] bool in_message() const { return header_have_ != 0; }
+
  private:
   [[nodiscard]] Result<size_t> receive(int socket, std::byte* to, size_t size);
   [[nodiscard]] Status take_header();

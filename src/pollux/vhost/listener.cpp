@@ -6,6 +6,8 @@
 
 #include <utility>
 
+#include <nlohmann/json.hpp>
+
 namespace pollux::vhost {
 namespace {
 
@@ -34,6 +36,51 @@ Result<std::unique_ptr<BackendEndpoint>> BackendEndpoint::start(EventLoop& loop,
   if (auto ok = check_socket_path(path); !ok) return forward(ok);
   endpoint->try_connect();
   return endpoint;
+}
+
+Result<std::unique_ptr<BackendEndpoint>> BackendEndpoint::adopt(EventLoop& loop,
+                                                                const std::string& path, Mode mode,
+                                                                BackendDevice& device, Log log,
+                                                                const nlohmann::json& values,
+                                                                FdParcel& fds) {
+  std::unique_ptr<BackendEndpoint> endpoint(
+      new BackendEndpoint(loop, path, mode, device, std::move(log)));
+  endpoint->attached_ = values.at("attached");
+  if (mode == Mode::kServer) {
+    auto fd = fds.take(values.at("listener"));
+    if (!fd) return forward(fd);
+    endpoint->listener_ = UnixListener::adopt(std::move(*fd), path);
+    if (auto ok = endpoint->watch_listener(); !ok) return forward(ok);
+  }
+  if (values.contains("connection")) {
+    if (auto ok = endpoint->adopt_connection(values.at("connection"), fds); !ok) return forward(ok);
+  } else if (mode == Mode::kClient) {
+    endpoint->try_connect();
+  }
+  return endpoint;
+}
+
+Status BackendEndpoint::adopt_connection(const nlohmann::json& values, FdParcel& fds) {
+  auto connection = BackendConnection::adopt(loop_, values, fds, device_, log_,
+                                             [this](const Error& error) { on_closed(error); });
+  if (!connection) return forward(connection);
+  connection_ = std::move(*connection);
+  return {};
+}
+
+Status BackendEndpoint::save(nlohmann::json& values, FdParcel& fds) {
+  values["attached"] = attached_;
+  if (listener_) values["listener"] = fds.lend(listener_->fd());
+  if (!connection_) return {};
+  return connection_->save(values["connection"], fds);
+}
+
+void BackendEndpoint::resume() {
+  if (connection_) connection_->resume();
+}
+
+void BackendEndpoint::release() {
+  if (listener_) listener_->disown();
 }
 
 BackendEndpoint::BackendEndpoint(EventLoop& loop, std::string path, Mode mode,

@@ -7,8 +7,11 @@
 #include <optional>
 #include <string>
 
+#include <nlohmann/json_fwd.hpp>
+
 #include "pollux/base/clock.hpp"
 #include "pollux/base/event_loop.hpp"
+#include "pollux/base/fd_parcel.hpp"
 #include "pollux/base/log.hpp"
 #include "pollux/base/result.hpp"
 #include "pollux/vhost/backend_connection.hpp"
@@ -45,6 +48,17 @@ class BackendEndpoint {
   /// UnixListener::bind for a server; only a path that can not be one for a client.
   [[nodiscard]] static Result<std::unique_ptr<BackendEndpoint>> start(
       EventLoop& loop, const std::string& path, Mode mode, BackendDevice& device, Log log);
+  /// The same where another process was, from what it saved.
+  [[nodiscard]] static Result<std::unique_ptr<BackendEndpoint>> adopt(
+      EventLoop& loop, const std::string& path, Mode mode, BackendDevice& device, Log log,
+      const nlohmann::json& values, FdParcel& fds);
+
+  /// For hand-over: brings the session to rest and packs it with the sockets. Then resume(), or
+  /// release(), after which the socket file is somebody else's.
+  [[nodiscard]] Status save(nlohmann::json& values, FdParcel& fds);
+  void resume();
+  void release();
+
   /// Lets the front end go, and removes the socket file if it is still ours.
   ~BackendEndpoint();
   BackendEndpoint(const BackendEndpoint&) = delete;
@@ -67,6 +81,7 @@ class BackendEndpoint {
   [[nodiscard]] Status watch_listener();
   void on_incoming();
   void attach(UniqueFd socket);
+  [[nodiscard]] Status adopt_connection(const nlohmann::json& values, FdParcel& fds);
   void on_closed(const Error& error);
   void try_connect();
   void watch_path();

@@ -20,6 +20,17 @@ std::vector<PeerRegion> regions_of(const std::shared_ptr<const PeerMemory>& memo
 
 }  // namespace
 
+Result<std::shared_ptr<const PeerMemory>> BackendSession::map_all(
+    const std::vector<MemorySlot>& slots) {
+  std::vector<PeerRegion> regions;
+  for (const MemorySlot& slot : slots) {
+    auto region = map_region(slot);
+    if (!region) return forward(region);
+    regions.push_back(std::move(*region));
+  }
+  return PeerMemory::create(std::move(regions));
+}
+
 Result<BackendSession::Reply> BackendSession::set_mem_table(Message& message) {
   if (in_postcopy() && is_postcopy_go(message)) return postcopy_go();
   constexpr size_t kHead = offsetof(spec::VhostUserMemory, regions);

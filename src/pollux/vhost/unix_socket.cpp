@@ -158,6 +158,21 @@ UnixListener& UnixListener::operator=(UnixListener&& other) noexcept {
   return *this;
 }
 
+UnixListener UnixListener::adopt(UniqueFd fd, const std::string& path) {
+  struct stat st{};
+  // A path that is gone, or somebody else's by now, has no such inode: it will be left alone.
+  if (::lstat(path.c_str(), &st) != 0) st = {};
+  return UnixListener(std::move(fd), path, st.st_dev, st.st_ino);
+}
+
+Status UnixListener::move_to(const std::string& path) {
+  if (::rename(path_.c_str(), path.c_str()) != 0) {
+    return fail_errno(errno, fmt::format("can not move the socket {} to {}", path_, path));
+  }
+  path_ = path;
+  return {};
+}
+
 UnixListener::~UnixListener() { unlink_own(); }
 
 void UnixListener::unlink_own() noexcept {

@@ -25,6 +25,15 @@ class UnixListener {
   [[nodiscard]] static Result<UnixListener> bind(const std::string& path,
                                                  std::optional<mode_t> mode = std::nullopt);
 
+  /// A socket that another process bound to `path` and passed on; it is this process's to remove.
+  [[nodiscard]] static UnixListener adopt(UniqueFd fd, const std::string& path);
+
+  /// Gives the socket file another path, in the place of what is there, in one step.
+  [[nodiscard]] Status move_to(const std::string& path);
+
+  /// Leaves the socket file to somebody else: it is not removed in the end.
+  void disown() noexcept { path_.clear(); }
+
   UnixListener(UnixListener&& other) noexcept;
   UnixListener& operator=(UnixListener&& other) noexcept;
   ~UnixListener();

@@ -40,6 +40,12 @@ class FakeTarget final : public Target {
     changes.push_back("add " + port.name + " " + port.spec.to_string());
     return {};
   }
+  Status hand_over(const std::string& socket, uint32_t version) override {
+    const std::lock_guard lock(mutex);
+    if (version != 1) return fail(ErrorCode::kUnsupported, "version 1 is handed over");
+    changes.push_back("hand over to " + socket);
+    return {};
+  }
   Status remove_port(const std::string& name) override {
     const std::lock_guard lock(mutex);
     if (name == "nobody") return fail(ErrorCode::kNotFound, "there is no port 'nobody'");
@@ -268,6 +274,11 @@ TEST_F(ServerTest, ClientSeesWhatTheTargetSays) {
   EXPECT_EQ(taken.error().code, ErrorCode::kAlreadyExists);
   EXPECT_EQ(taken.error().what, "there is a port v0 already");
   EXPECT_FALSE(client.remove_port("../stats"));
+  EXPECT_TRUE(client.hand_over("/tmp/new", 1));
+  EXPECT_EQ(target_.changes.back(), "hand over to /tmp/new");
+  const Status other = client.hand_over("/tmp/new", 2);
+  ASSERT_FALSE(other);
+  EXPECT_EQ(other.error().code, ErrorCode::kUnsupported);
 }
 
 TEST(Client, SaysWhatToDoWhenNobodyAnswers) {

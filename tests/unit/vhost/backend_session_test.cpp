@@ -1,10 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "pollux/vhost/backend_session.hpp"
 
+#include <fcntl.h>
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 #include <sys/epoll.h>
 
+#include <nlohmann/json.hpp>
+
+#include "pollux/vhost/session_parcel.hpp"
 #include "tests/support/vhost_peer.hpp"
 
 namespace pollux::vhost {
@@ -648,6 +652,90 @@ TEST_F(Session, LegacyRingMayEndWithoutEventFields) {
   EXPECT_TRUE(runs(0)) << why(0);
   tell(VHOST_USER_SET_FEATURES, kFeatures | VIRTIO_F_EVENT_IDX);
   EXPECT_FALSE(runs(0)) << "avail_event would lie outside";
+}
+
+// Hand-over ---------------------------------------------------------------------------------------
+
+/// What lies in `lent` as another process receives it.
+FdParcel delivered(const FdParcel& lent) {
+  std::vector<UniqueFd> fds;
+  for (const int fd : lent.lent()) fds.emplace_back(fcntl(fd, F_DUPFD_CLOEXEC, 0));
+  return FdParcel(std::move(fds));
+}
+
+TEST_F(Session, GoesOnInAnotherProcess) {
+  bring_up();
+  tell(VHOST_USER_SET_VRING_CALL, uint64_t{0}, make_event());
+  tell(VHOST_USER_SET_VRING_ENABLE, vhost_vring_state{0, 1});
+  tell(VHOST_USER_NET_SET_MTU, uint64_t{1400});
+  device.progress[0] = 5;
+  ASSERT_TRUE(session->pause());
+  EXPECT_TRUE(device.running.empty());
+  FdParcel lent;
+  const nlohmann::json values = pack(session->state(), lent);
+  FdParcel fds = delivered(lent);
+  session.reset();
+
+  RecordingDevice other;
+  BackendSession next(other);
+  auto state = unpack(values, fds);
+  ASSERT_TRUE(state);
+  ASSERT_TRUE(next.adopt(std::move(*state)));
+  ASSERT_TRUE(other.running.contains(0));
+  const RingStart& ring = other.running[0];
+  EXPECT_EQ(ring.base, 5u);
+  EXPECT_TRUE(ring.controls.enabled);
+  EXPECT_TRUE(ring.controls.kick);
+  EXPECT_TRUE(ring.controls.call);
+  EXPECT_FALSE(ring.controls.err);
+  EXPECT_EQ(ring.layout.size, kRingSize);
+  EXPECT_EQ(other.mtu, 1400u);
+  EXPECT_EQ(other.negotiated, VIRTIO_F_VERSION_1);
+  EXPECT_FALSE(other.running.contains(1));
+}
+
+TEST_F(Session, GoesOnWhenNobodyTookOver) {
+  bring_up();
+  device.progress[0] = 3;
+  ASSERT_TRUE(session->pause());
+  session->resume();
+  ASSERT_TRUE(device.running.contains(0));
+  EXPECT_EQ(device.running[0].base, 3u);
+  EXPECT_EQ(get_base(0).value(), 3u);
+}
+
+TEST_F(Session, RingsThatTheFrontEndStoppedStayStopped) {
+  bring_up();
+  ASSERT_TRUE(get_base(0));
+  ASSERT_TRUE(session->pause());
+  session->resume();
+  EXPECT_TRUE(device.running.empty());
+}
+
+TEST_F(Session, WhatAnotherDeviceHadIsRefused) {
+  bring_up();
+  ASSERT_TRUE(session->pause());
+  const auto try_with = [&](auto change) {
+    FdParcel lent;
+    nlohmann::json values = pack(session->state(), lent);
+    change(values);
+    FdParcel fds = delivered(lent);
+    auto state = unpack(values, fds);
+    if (!state) return state.error().code;
+    RecordingDevice other;
+    BackendSession next(other);
+    auto adopted = next.adopt(std::move(*state));
+    EXPECT_FALSE(adopted);
+    EXPECT_TRUE(other.running.empty());
+    return adopted ? ErrorCode::kSystem : adopted.error().code;
+  };
+  EXPECT_EQ(try_with([](auto& v) { v["version"] = 99; }), ErrorCode::kUnsupported);
+  EXPECT_EQ(try_with([](auto& v) { v["features"] = ~uint64_t{0}; }), ErrorCode::kProtocol);
+  EXPECT_EQ(try_with([](auto& v) { v["vrings"].push_back(v["vrings"][0]); }), ErrorCode::kProtocol);
+  EXPECT_EQ(try_with([](auto& v) { v["slots"][0]["fd"] = 1000; }), ErrorCode::kProtocol);
+  EXPECT_EQ(try_with([](auto& v) { v["slots"][0]["fd"] = -1; }), ErrorCode::kProtocol);
+  EXPECT_EQ(try_with([](auto& v) { v["slots"][0]["size"] = uint64_t{1} << 40; }),
+            ErrorCode::kInvalidArgument);
 }
 
 }  // namespace

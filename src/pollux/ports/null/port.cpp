@@ -79,6 +79,10 @@ class NullPort final : public Port {
   }
   void stop() noexcept override { started_ = false; }
 
+  [[nodiscard]] Status can_hand_over() const override { return {}; }
+  [[nodiscard]] Status save(PortParcel&) override { return {}; }
+  [[nodiscard]] Status adopt(PortParcel&) override { return start(); }
+
   [[nodiscard]] PortInfo info() const override {
     PortInfo info;
     info.kind = "null";

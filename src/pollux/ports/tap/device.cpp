@@ -67,6 +67,15 @@ Result<TapDevice> TapDevice::open(const TapOptions& options) {
   return device;
 }
 
+TapDevice TapDevice::adopt(const std::string& name, UniqueFd control, std::vector<UniqueFd> queues,
+                           uint32_t offloads) {
+  TapDevice device(name, std::move(control));
+  device.queues_ = std::move(queues);
+  device.first_queue_ = device.queues_.front().get();
+  device.offloads_ = offloads;
+  return device;
+}
+
 Status TapDevice::attach(const TapOptions& options) {
   ifreq request = request_for(name_);
   request.ifr_flags = IFF_TAP | IFF_NO_PI | IFF_VNET_HDR;

@@ -34,6 +34,11 @@ class TapDevice {
   /// it, kInvalidArgument when it exists and is of another kind.
   [[nodiscard]] static Result<TapDevice> open(const TapOptions& options);
 
+  /// The same interface in another process, from the descriptors that this one has of it.
+  [[nodiscard]] static TapDevice adopt(const std::string& name, UniqueFd control,
+                                       std::vector<UniqueFd> queues, uint32_t offloads);
+  [[nodiscard]] int control_fd() const { return control_.get(); }
+
   [[nodiscard]] std::vector<UniqueFd>& queues() { return queues_; }
   /// kTx... bits that packets written to it may ask for.
   [[nodiscard]] uint32_t offloads() const { return offloads_; }

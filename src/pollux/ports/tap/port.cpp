@@ -8,6 +8,7 @@
 #include <optional>
 #include <utility>
 
+#include "pollux/port/parcel.hpp"
 #include "pollux/ports/tap/device.hpp"
 #include "pollux/ports/tap/queue.hpp"
 
@@ -34,10 +35,33 @@ class TapPort final : public Port {
   [[nodiscard]] Status start() override {
     auto device = TapDevice::open(options_);
     if (!device) return forward(device);
-    device_ = std::move(*device);
-    for (size_t i = 0; i < queues_.size(); ++i) {
-      queues_[i]->attach(std::move(device_->queues()[i]), device_->offloads());
+    attach(std::move(*device));
+    return {};
+  }
+
+  // The interface stays as long as any process holds its descriptors.
+  [[nodiscard]] Status can_hand_over() const override { return {}; }
+  [[nodiscard]] Status save(PortParcel& to) override {
+    to.values["offloads"] = device_->offloads();
+    to.values["control"] = to.fds.lend(device_->control_fd());
+    auto& queues = to.values["queues"] = nlohmann::json::array();
+    for (const auto& queue : queues_) queues.push_back(to.fds.lend(queue->fd()));
+    return {};
+  }
+  [[nodiscard]] Status adopt(PortParcel& from) override {
+    auto control = from.fds.take(from.values.at("control"));
+    if (!control) return forward(control);
+    std::vector<UniqueFd> queues;
+    for (const auto& number : from.values.at("queues")) {
+      auto queue = from.fds.take(number);
+      if (!queue) return forward(queue);
+      queues.push_back(std::move(*queue));
     }
+    if (queues.size() != queues_.size()) {
+      return fail(ErrorCode::kProtocol, "a tap came with another number of queues");
+    }
+    attach(TapDevice::adopt(options_.name, std::move(*control), std::move(queues),
+                            from.values.at("offloads")));
     return {};
   }
 
@@ -80,6 +104,13 @@ class TapPort final : public Port {
   }
 
  private:
+  void attach(TapDevice device) {
+    device_ = std::move(device);
+    for (size_t i = 0; i < queues_.size(); ++i) {
+      queues_[i]->attach(std::move(device_->queues()[i]), device_->offloads());
+    }
+  }
+
   const TapOptions options_;
   std::optional<TapDevice> device_;
   std::vector<std::unique_ptr<TapQueue>> queues_;

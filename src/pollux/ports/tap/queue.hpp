@@ -29,6 +29,9 @@ class TapQueue {
   /// sent to meanwhile.
   void detach() noexcept;
 
+  /// The queue's descriptor, -1 when detached.
+  [[nodiscard]] int fd() const { return fd_.get(); }
+
   [[nodiscard]] RxQueue rx() { return {this, poll, nullptr, &rx_counters_, arm}; }
   [[nodiscard]] TxQueue tx() { return {this, send, nullptr, &offloads_, &tx_counters_}; }
 

@@ -9,6 +9,7 @@
 #include <utility>
 #include <vector>
 
+#include "pollux/port/parcel.hpp"
 #include "pollux/ports/vhost_user/device.hpp"
 #include "pollux/spec/virtio_net.hpp"
 #include "pollux/vhost/listener.hpp"
@@ -128,11 +129,18 @@ class VhostUserPort final : public Port {
     auto endpoint = vhost::BackendEndpoint::start(context_.loop, config_.path, config_.mode,
                                                   device_, context_.log);
     if (!endpoint) return forward(endpoint);
-    auto watch = context_.loop.every(kWatchPeriod, [this] { look_after_peer(); });
-    if (!watch) return forward(watch);
-    endpoint_ = std::move(*endpoint);
-    watch_ = std::move(*watch);
-    return {};
+    return begin(std::move(*endpoint));
+  }
+
+  Status can_hand_over() const override { return {}; }
+  Status save(PortParcel& to) override { return endpoint_->save(to.values, to.fds); }
+  void resume() override { endpoint_->resume(); }
+  void release() override { endpoint_->release(); }
+  Status adopt(PortParcel& from) override {
+    auto endpoint = vhost::BackendEndpoint::adopt(context_.loop, config_.path, config_.mode,
+                                                  device_, context_.log, from.values, from.fds);
+    if (!endpoint) return forward(endpoint);
+    return begin(std::move(*endpoint));
   }
 
   void stop() noexcept override {
@@ -152,6 +160,13 @@ class VhostUserPort final : public Port {
     device.senders = context.senders;
     device.loop = &context.loop;
     return device;
+  }
+  Status begin(std::unique_ptr<vhost::BackendEndpoint> endpoint) {
+    auto watch = context_.loop.every(kWatchPeriod, [this] { look_after_peer(); });
+    if (!watch) return forward(watch);
+    endpoint_ = std::move(endpoint);
+    watch_ = std::move(*watch);
+    return {};
   }
   void look_after_peer();
 

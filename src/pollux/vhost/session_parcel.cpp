@@ -1,0 +1,141 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "pollux/vhost/session_parcel.hpp"
+
+#include <fmt/format.h>
+
+#include <memory>
+#include <utility>
+
+#include <nlohmann/json.hpp>
+
+namespace pollux::vhost {
+namespace {
+
+using Json = nlohmann::json;
+
+int64_t lend(const SharedFd& fd, FdParcel& fds) {
+  return fds.lend(fd ? fd->get() : FdParcel::kNone);
+}
+
+Result<SharedFd> take(const Json& number, FdParcel& fds) {
+  auto fd = fds.take(number.get<int64_t>());
+  if (!fd) return forward(fd);
+  return *fd ? std::make_shared<const UniqueFd>(std::move(*fd)) : SharedFd();
+}
+
+Json pack_slot(const MemorySlot& slot, FdParcel& fds) {
+  return {{"guest", slot.region.guest_phys_addr}, {"size", slot.region.memory_size},
+          {"user", slot.region.userspace_addr},   {"offset", slot.region.mmap_offset},
+          {"references", slot.references},        {"fd", lend(slot.fd, fds)}};
+}
+
+Result<MemorySlot> unpack_slot(const Json& json, FdParcel& fds) {
+  MemorySlot slot;
+  slot.region = {json.at("guest"), json.at("size"), json.at("user"), json.at("offset")};
+  slot.references = json.at("references");
+  auto fd = take(json.at("fd"), fds);
+  if (!fd) return forward(fd);
+  if (!*fd) return fail(ErrorCode::kProtocol, "a memory region came without its descriptor");
+  slot.fd = std::move(*fd);
+  return slot;
+}
+
+Json pack_vring(const VringState& vring, FdParcel& fds) {
+  return {{"size", vring.size},
+          {"addresses_known", vring.addresses_known},
+          {"flags", vring.flags},
+          {"desc", vring.desc.value},
+          {"used", vring.used.value},
+          {"avail", vring.avail.value},
+          {"log", vring.log.value},
+          {"base", vring.base},
+          {"base_known", vring.base_known},
+          {"enable_known", vring.enable_known},
+          {"kick_known", vring.kick_known},
+          {"enabled", vring.controls.enabled},
+          {"kick", lend(vring.controls.kick, fds)},
+          {"call", lend(vring.controls.call, fds)},
+          {"err", lend(vring.controls.err, fds)},
+          {"stopped_because", vring.stopped_because}};
+}
+
+Result<VringState> unpack_vring(const Json& json, FdParcel& fds) {
+  VringState vring;
+  vring.size = json.at("size");
+  vring.addresses_known = json.at("addresses_known");
+  vring.flags = json.at("flags");
+  vring.desc = UserAddr{json.at("desc").get<uint64_t>()};
+  vring.used = UserAddr{json.at("used").get<uint64_t>()};
+  vring.avail = UserAddr{json.at("avail").get<uint64_t>()};
+  vring.log = GuestAddr{json.at("log").get<uint64_t>()};
+  vring.base = json.at("base");
+  vring.base_known = json.at("base_known");
+  vring.enable_known = json.at("enable_known");
+  vring.kick_known = json.at("kick_known");
+  vring.controls.enabled = json.at("enabled");
+  const std::pair<const char*, SharedFd*> descriptors[] = {
+      {"kick", &vring.controls.kick}, {"call", &vring.controls.call}, {"err", &vring.controls.err}};
+  for (const auto& [name, to] : descriptors) {
+    auto fd = take(json.at(name), fds);
+    if (!fd) return forward(fd);
+    *to = std::move(*fd);
+  }
+  vring.stopped_because = json.at("stopped_because");
+  return vring;
+}
+
+}  // namespace
+
+Json pack(const SessionState& state, FdParcel& fds) {
+  Json slots = Json::array();
+  for (const MemorySlot& slot : state.slots) slots.push_back(pack_slot(slot, fds));
+  Json vrings = Json::array();
+  for (const VringState& vring : state.vrings) vrings.push_back(pack_vring(vring, fds));
+  return {{"version", state.version},
+          {"owned", state.owned},
+          {"features_known", state.features_known},
+          {"features", state.features},
+          {"protocol_features", state.protocol_features},
+          {"status", state.status},
+          {"mtu", state.mtu},
+          {"slots", std::move(slots)},
+          {"vrings", std::move(vrings)},
+          {"backend_channel", lend(state.backend_channel, fds)},
+          {"channel_problem", state.channel_problem},
+          {"messages", state.messages},
+          {"last_problem", state.last_problem}};
+}
+
+Result<SessionState> unpack(const Json& values, FdParcel& fds) {
+  SessionState state;
+  if (const uint32_t version = values.at("version"); version != SessionState::kVersion) {
+    return fail(ErrorCode::kUnsupported,
+                fmt::format("sessions of version {} are not known here, only those of version {}",
+                            version, SessionState::kVersion));
+  }
+  state.owned = values.at("owned");
+  state.features_known = values.at("features_known");
+  state.features = values.at("features");
+  state.protocol_features = values.at("protocol_features");
+  state.status = values.at("status");
+  state.mtu = values.at("mtu");
+  for (const Json& json : values.at("slots")) {
+    auto slot = unpack_slot(json, fds);
+    if (!slot) return forward(slot);
+    state.slots.push_back(std::move(*slot));
+  }
+  for (const Json& json : values.at("vrings")) {
+    auto vring = unpack_vring(json, fds);
+    if (!vring) return forward(vring);
+    state.vrings.push_back(std::move(*vring));
+  }
+  auto channel = take(values.at("backend_channel"), fds);
+  if (!channel) return forward(channel);
+  state.backend_channel = std::move(*channel);
+  state.channel_problem = values.at("channel_problem");
+  state.messages = values.at("messages");
+  state.last_problem = values.at("last_problem");
+  return state;
+}
+
+}  // namespace pollux::vhost
