@@ -55,6 +55,7 @@ void BackendSession::end() noexcept {
   inband_.clear();
   memory_.reset();
   dirty_log_.reset();
+  inflight_.reset();
 }
 
 Status BackendSession::check_adopted(const SessionState& state) const {
@@ -80,6 +81,10 @@ Status BackendSession::adopt(SessionState state) {
   state_ = std::move(state);
   if (state_.backend_channel) {
     channel_ = std::make_unique<BackendChannel>(state_.backend_channel);
+  }
+  if (state_.inflight_fd) {
+    const SharedFd fd = state_.inflight_fd;
+    if (auto ok = use_inflight(fd, state_.inflight); !ok) return ok;
   }
   if (state_.mtu != 0) (void)device_.set_mtu(state_.mtu);
   if (state_.features_known) device_.features_changed(virtio_features());
@@ -130,6 +135,8 @@ BackendSession::Handler BackendSession::find_handler(uint32_t request) {
       Row{spec::VHOST_USER_NET_SET_MTU, &S::net_set_mtu},
       Row{spec::VHOST_USER_SET_BACKEND_REQ_FD, &S::set_backend_req_fd},
       Row{spec::VHOST_USER_IOTLB_MSG, &S::iotlb_msg},
+      Row{spec::VHOST_USER_GET_INFLIGHT_FD, &S::get_inflight_fd},
+      Row{spec::VHOST_USER_SET_INFLIGHT_FD, &S::set_inflight_fd},
       Row{spec::VHOST_USER_GET_CONFIG, &S::get_config},
       Row{spec::VHOST_USER_SET_CONFIG, &S::set_config},
       Row{spec::VHOST_USER_RESET_DEVICE, &S::reset_device},

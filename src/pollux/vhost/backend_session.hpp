@@ -17,6 +17,7 @@
 #include "pollux/mem/page_faults.hpp"
 #include "pollux/vhost/backend_channel.hpp"
 #include "pollux/vhost/device.hpp"
+#include "pollux/vhost/inflight.hpp"
 #include "pollux/vhost/message.hpp"
 #include "pollux/vhost/miss_ledger.hpp"
 #include "pollux/vhost/request_table.hpp"
@@ -40,7 +41,8 @@ class BackendSession {
       spec::VHOST_USER_PROTOCOL_F_INBAND_NOTIFICATIONS |
       spec::VHOST_USER_PROTOCOL_F_CONFIGURE_MEM_SLOTS | spec::VHOST_USER_PROTOCOL_F_STATUS |
       spec::VHOST_USER_PROTOCOL_F_SHARED_OBJECT | spec::VHOST_USER_PROTOCOL_F_DEVICE_STATE |
-      spec::VHOST_USER_PROTOCOL_F_SHMEM | spec::VHOST_USER_PROTOCOL_F_PAGEFAULT;
+      spec::VHOST_USER_PROTOCOL_F_SHMEM | spec::VHOST_USER_PROTOCOL_F_PAGEFAULT |
+      spec::VHOST_USER_PROTOCOL_F_INFLIGHT_SHMFD;
   /// The same without what this process may not do here: post-copy needs userfaultfd.
   [[nodiscard]] static uint64_t possible_protocol_features();
 
@@ -192,6 +194,8 @@ class BackendSession {
   Result<Reply> set_backend_req_fd(Message& message);
   Result<Reply> set_config(Message& message);
   Result<Reply> iotlb_msg(Message& message);
+  Result<Reply> get_inflight_fd(Message& message);
+  Result<Reply> set_inflight_fd(Message& message);
   Result<Reply> set_status(Message& message);
   Result<Reply> get_status(Message& message);
   Result<Reply> reset_device(Message& message);
@@ -226,6 +230,10 @@ class BackendSession {
   [[nodiscard]] Status change_features(uint64_t features);
   [[nodiscard]] Status update_log(uint16_t index);
   [[nodiscard]] Status update_logs();
+  [[nodiscard]] InflightFormat inflight_format() const;
+  [[nodiscard]] Status use_inflight(const SharedFd& fd, const spec::VhostUserInflight& told);
+  [[nodiscard]] Status recover_in_flight(RingStart& start) const;
+  void commit_in_flight(const RingStart& start) const;
   // A guest whose pages still come: session_postcopy.cpp.
   [[nodiscard]] bool in_postcopy() const;
   [[nodiscard]] static bool is_postcopy_go(const Message& message);
@@ -274,6 +282,7 @@ class BackendSession {
   DeviceOffer offer_;
   SessionState state_;
   std::shared_ptr<const PeerMemory> memory_;
+  std::shared_ptr<const InflightRegion> inflight_;  // null: the front end keeps none
   std::unique_ptr<BackendChannel> channel_;
   std::shared_ptr<DirtyLog> dirty_log_;
   struct Postcopy {

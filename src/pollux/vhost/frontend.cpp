@@ -362,6 +362,27 @@ Status Frontend::set_log_fd(int fd) {
   return send_acknowledged(std::move(message));
 }
 
+Result<Frontend::Inflight> Frontend::get_inflight_fd(uint16_t queues, uint16_t queue_size) {
+  constexpr uint32_t kRequest = spec::VHOST_USER_GET_INFLIGHT_FD;
+  spec::VhostUserInflight wanted{};
+  wanted.num_queues = queues;
+  wanted.queue_size = queue_size;
+  if (auto ok = send(make_request(kRequest, wanted)); !ok) return forward(ok);
+  auto reply = receive_reply(kRequest);
+  if (!reply) return forward(reply);
+  const auto told = reply->get<spec::VhostUserInflight>();
+  if (!told || told->mmap_size == 0 || reply->fds.size() != 1) {
+    return fail(ErrorCode::kProtocol, "the back end's reply to GET_INFLIGHT_FD has no region");
+  }
+  return Inflight{*told, std::move(reply->fds.front())};
+}
+
+Status Frontend::set_inflight_fd(const Inflight& region) {
+  Message message = make_request(spec::VHOST_USER_SET_INFLIGHT_FD, region.told);
+  if (auto ok = attach_copy(message, region.fd.get()); !ok) return ok;
+  return send_acknowledged(std::move(message));
+}
+
 Status Frontend::send_rarp(const std::array<uint8_t, 6>& mac) {
   uint64_t value = 0;
   std::memcpy(&value, mac.data(), mac.size());

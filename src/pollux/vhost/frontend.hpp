@@ -124,6 +124,15 @@ class Frontend {
   /// answered.
   [[nodiscard]] Status iotlb(const spec::vhost_iotlb_msg& message);
 
+  // In-flight tracking: the region is this side's to keep, for the back end after this one.
+  struct Inflight {
+    spec::VhostUserInflight told{};
+    UniqueFd fd;
+  };
+  /// A region for that many rings of that size. kProtocol when the back end sends none that fits.
+  [[nodiscard]] Result<Inflight> get_inflight_fd(uint16_t queues, uint16_t queue_size);
+  [[nodiscard]] Status set_inflight_fd(const Inflight& region);
+
   // Net.
   [[nodiscard]] Status send_rarp(const std::array<uint8_t, 6>& mac);
   [[nodiscard]] Status set_mtu(uint16_t mtu);

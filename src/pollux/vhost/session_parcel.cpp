@@ -100,6 +100,11 @@ Json pack(const SessionState& state, FdParcel& fds) {
           {"mtu", state.mtu},
           {"slots", std::move(slots)},
           {"vrings", std::move(vrings)},
+          {"inflight", lend(state.inflight_fd, fds)},
+          {"inflight_size", state.inflight.mmap_size},
+          {"inflight_offset", state.inflight.mmap_offset},
+          {"inflight_queues", state.inflight.num_queues},
+          {"inflight_queue_size", state.inflight.queue_size},
           {"backend_channel", lend(state.backend_channel, fds)},
           {"channel_problem", state.channel_problem},
           {"messages", state.messages},
@@ -129,6 +134,13 @@ Result<SessionState> unpack(const Json& values, FdParcel& fds) {
     if (!vring) return forward(vring);
     state.vrings.push_back(std::move(*vring));
   }
+  auto inflight = take(values.at("inflight"), fds);
+  if (!inflight) return forward(inflight);
+  state.inflight_fd = std::move(*inflight);
+  state.inflight.mmap_size = values.at("inflight_size");
+  state.inflight.mmap_offset = values.at("inflight_offset");
+  state.inflight.num_queues = values.at("inflight_queues");
+  state.inflight.queue_size = values.at("inflight_queue_size");
   auto channel = take(values.at("backend_channel"), fds);
   if (!channel) return forward(channel);
   state.backend_channel = std::move(*channel);

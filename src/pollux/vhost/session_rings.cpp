@@ -215,7 +215,9 @@ void BackendSession::try_start(uint16_t index) {
   if (vring.started || !vring.kick_known) return;
   make_inband_events(index);
   auto start = prepare_start(index);
-  Status started = start ? device_.start_ring(*start) : Status(forward(start));
+  Status started = start ? recover_in_flight(*start) : Status(forward(start));
+  if (started) started = device_.start_ring(*start);
+  if (started) commit_in_flight(*start);
   if (started && iotlb_) iommu_rings_[index].reader = start->iotlb;
   vring.started = started.has_value();
   vring.stopped_because = started ? "" : started.error().what;

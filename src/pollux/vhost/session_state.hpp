@@ -71,8 +71,10 @@ struct SessionState {
   std::vector<MemorySlot> slots;   ///< in order of arrival
   std::vector<VringState> vrings;  ///< offer().vrings of them
   LogState log;
-  SharedFd backend_channel;     ///< SET_BACKEND_REQ_FD; null: none, or given up
-  std::string channel_problem;  ///< why the channel was given up; empty: it was not
+  SharedFd inflight_fd;                ///< SET_INFLIGHT_FD; null: none
+  spec::VhostUserInflight inflight{};  ///< what it said of that
+  SharedFd backend_channel;            ///< SET_BACKEND_REQ_FD; null: none, or given up
+  std::string channel_problem;         ///< why the channel was given up; empty: it was not
   IotlbCounters iotlb;
   uint64_t messages = 0;     ///< requests handled so far
   std::string last_problem;  ///< the last request that was refused, and why

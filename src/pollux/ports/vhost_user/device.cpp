@@ -77,6 +77,11 @@ Status NetDevice::start_ring(const vhost::RingStart& start) {
     slot.live->controls.store(slot.controls.get());
     slot.log = start.log;
     slot.reported = false;
+    if (!start.in_flight.empty()) {
+      log_.info(fmt::format("ring {}: {} buffers that an earlier back end had taken go back",
+                            start.index, start.in_flight.size()));
+      slot.live->notify();
+    }
   };
   const size_t pair = start.index / 2;
   if (is_rx(start.index)) {

@@ -6,6 +6,7 @@
 
 #include <memory>
 #include <utility>
+#include <vector>
 
 #include "pollux/ports/vhost_user/live_ring.hpp"
 #include "pollux/ring/packed_device_ring.hpp"
@@ -50,6 +51,18 @@ inline ring::PackedDeviceConfig begin(const ring::PackedLayout& layout,
           .event_idx = has(start, spec::VIRTIO_F_EVENT_IDX)};
 }
 
+/// What a back end that did not return chains in order had taken goes back unused: a packet that is
+/// lost harms nobody, one that comes twice may.
+template <ring::UsedEntries kUsed>
+void give_back(ring::SplitDeviceRing<SharedAccess, kUsed>& ring,
+               const std::vector<uint16_t>& heads) {
+  for (const uint16_t head : heads) ring.put_used(head, 0);
+  ring.take(static_cast<uint32_t>(heads.size()));
+  (void)ring.publish();
+}
+template <ring::UsedEntries kUsed>
+void give_back(ring::PackedDeviceRing<SharedAccess, kUsed>&, const std::vector<uint16_t>&) {}
+
 template <ring::UsedEntries kUsed>
 uint32_t base_of(const ring::SplitDeviceRing<SharedAccess, kUsed>& ring) noexcept {
   return ring.next_avail();
@@ -72,7 +85,9 @@ auto make(const Layout& layout, const vhost::RingStart& start) {
   using Ring = typename RingOf<Layout, kUsed>::Type;
   PeerView view = start.view();
   view.set_log(start.log.get());
-  auto live = std::make_unique<Live<Ring>>(Ring(begin(layout, start), view), start.features);
+  Ring ring(begin(layout, start), view);
+  if (!start.in_flight.empty()) give_back(ring, start.in_flight);
+  auto live = std::make_unique<Live<Ring>>(std::move(ring), start.features);
   live->memory = start.memory;
   live->iotlb = start.iotlb;
   live->size = layout.size;

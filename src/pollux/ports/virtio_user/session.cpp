@@ -61,6 +61,7 @@ Result<std::unique_ptr<Session>> Session::establish(vhost::Frontend frontend,
   if (auto ok = session->negotiate(); !ok) return forward(ok);
   if (auto ok = session->make_memory(); !ok) return forward(ok);
   if (auto ok = session->share_memory(); !ok) return forward(ok);
+  if (auto ok = session->share_inflight(); !ok) return forward(ok);
   if (auto ok = session->make_rings(); !ok) return forward(ok);
   if (auto ok = session->tell_rings(); !ok) return forward(ok);
   if (auto ok = session->start(); !ok) return forward(ok);
@@ -84,6 +85,7 @@ Status Session::resume(vhost::Frontend frontend) {
                 "the back end offers other features than the one before it: starting anew");
   }
   if (auto ok = share_memory(); !ok) return ok;
+  if (auto ok = share_inflight(); !ok) return ok;
   if (auto ok = tell_rings(); !ok) return ok;
   return start();
 }
@@ -127,7 +129,8 @@ Status Session::negotiate() {
 Status Session::negotiate_protocol() {
   auto offered = frontend_.get_protocol_features();
   if (!offered) return forward(offered);
-  uint64_t wanted = VHOST_USER_PROTOCOL_F_REPLY_ACK | VHOST_USER_PROTOCOL_F_CONFIGURE_MEM_SLOTS;
+  uint64_t wanted = VHOST_USER_PROTOCOL_F_REPLY_ACK | VHOST_USER_PROTOCOL_F_CONFIGURE_MEM_SLOTS |
+                    VHOST_USER_PROTOCOL_F_INFLIGHT_SHMFD;
   if (has(VIRTIO_NET_F_MQ)) wanted |= VHOST_USER_PROTOCOL_F_MQ;
   if (config_.mtu != 0) wanted |= VHOST_USER_PROTOCOL_F_MTU;
   if (has(VIRTIO_NET_F_CTRL_VQ)) wanted |= VHOST_USER_PROTOCOL_F_CONFIG;
@@ -185,6 +188,18 @@ std::unique_ptr<LiveTx> Session::make_tx(uint16_t index, const virtio::NetDriver
   }
   ring::SplitDriverRing<> ring(memory_->split_layout(index), options);
   return std::make_unique<LiveTxOf<ring::SplitDriverRing<>>>(std::move(ring), pool_, config);
+}
+
+/// The region of the first back end that has one goes to all that follow it.
+Status Session::share_inflight() {
+  if ((frontend_.protocol_features() & VHOST_USER_PROTOCOL_F_INFLIGHT_SHMFD) == 0) return {};
+  if (!inflight_) {
+    auto made = frontend_.get_inflight_fd(static_cast<uint16_t>(2 * queue_pairs_),
+                                          static_cast<uint16_t>(config_.queue_size));
+    if (!made) return forward(made);
+    inflight_ = std::move(*made);
+  }
+  return frontend_.set_inflight_fd(*inflight_);
 }
 
 Status Session::make_rings() {

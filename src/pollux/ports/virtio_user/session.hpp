@@ -81,6 +81,7 @@ class Session {
   [[nodiscard]] Status negotiate_protocol();
   [[nodiscard]] Status make_memory();
   [[nodiscard]] Status share_memory();
+  [[nodiscard]] Status share_inflight();
   [[nodiscard]] Status make_rings();
   [[nodiscard]] Status tell_rings();
   [[nodiscard]] Status tell_ring(uint16_t index, const LiveRing& ring, uint32_t place);
@@ -103,6 +104,7 @@ class Session {
   uint64_t features_ = 0;
   uint16_t queue_pairs_ = 1;
   std::optional<SharedMemory> memory_;
+  std::optional<vhost::Frontend::Inflight> inflight_;  // kept for the back end after this one
   std::vector<std::unique_ptr<LiveRx>> rx_;
   std::vector<std::unique_ptr<LiveTx>> tx_;
   uint16_t control_index_ = 0;  // as the back end counts

@@ -1,0 +1,66 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <vector>
+
+#include "pollux/base/fd.hpp"
+#include "pollux/base/result.hpp"
+#include "pollux/mem/peer_memory.hpp"
+#include "pollux/mem/shared_region.hpp"
+#include "pollux/spec/inflight.hpp"
+#include "pollux/spec/vhost_user.hpp"
+
+namespace pollux::vhost {
+
+/// Which of the text's two layouts a region has.
+enum class InflightFormat : uint8_t { kSplit, kPacked };
+
+/// A front end's in-flight region, mapped. Text: "Inflight I/O tracking".
+///
+/// What a back end notes there is which chains it has taken and not returned. Devices of ours
+/// return split chains in the order in which they take them, so that all this is known from the
+/// used index alone: for them every entry says "not in flight" at any moment, which is just what
+/// another back end needs that goes on at the used index, and costs a data path nothing. What
+/// another back end has noted is read and honoured when a ring starts.
+///
+/// The memory is the peer's: everything is read once, checked, and every walk is bounded.
+class InflightRegion {
+ public:
+  /// Bytes of the region of one queue, and of `queues` of them.
+  [[nodiscard]] static size_t queue_bytes(uint16_t queue_size, InflightFormat format);
+
+  /// Makes a region of zeros for GET_INFLIGHT_FD; `told` gets its size and place. Errors:
+  /// kProtocol for 0 queues, more than `most` of them or an impossible queue size; kResource.
+  [[nodiscard]] static Result<UniqueFd> create(spec::VhostUserInflight& told, uint16_t most,
+                                               InflightFormat format);
+
+  /// Maps what SET_INFLIGHT_FD brought. Errors: kProtocol when it is none that fits, those of
+  /// PeerMapping::map.
+  [[nodiscard]] static Result<std::shared_ptr<const InflightRegion>> map(
+      UniqueFd fd, const spec::VhostUserInflight& told, uint16_t most, InflightFormat format);
+
+  /// The heads of chains of a split queue of `size` entries that were taken and not returned by
+  /// the back end before, in the order in which they were taken. They are noted as the batch that
+  /// is being returned, so that a crash before or after the used index moves is told apart.
+  /// Errors: kProtocol when the queue has no place here or its contents contradict themselves.
+  [[nodiscard]] Result<std::vector<uint16_t>> recover_split(uint16_t queue, uint32_t size,
+                                                            uint16_t used_idx) const;
+
+  /// They were returned, and `used_idx` is what the used index is now.
+  void commit_split(uint16_t queue, uint16_t used_idx) const;
+
+ private:
+  InflightRegion(std::shared_ptr<PeerMapping> mapping, const spec::VhostUserInflight& told,
+                 InflightFormat format)
+      : mapping_(std::move(mapping)), told_(told), format_(format) {}
+  [[nodiscard]] std::byte* queue(uint16_t index) const;
+
+  std::shared_ptr<PeerMapping> mapping_;
+  spec::VhostUserInflight told_;
+  InflightFormat format_;
+};
+
+}  // namespace pollux::vhost
