@@ -82,6 +82,11 @@ Status BackendSession::adopt(SessionState state) {
   if (state_.backend_channel) {
     channel_ = std::make_unique<BackendChannel>(state_.backend_channel);
   }
+  if (state_.log.fd) {
+    auto log = map_log(state_.log);
+    if (!log) return forward(log);
+    dirty_log_ = std::move(*log);
+  }
   if (state_.inflight_fd) {
     const SharedFd fd = state_.inflight_fd;
     if (auto ok = use_inflight(fd, state_.inflight); !ok) return ok;

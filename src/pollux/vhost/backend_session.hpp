@@ -212,6 +212,7 @@ class BackendSession {
   [[nodiscard]] Status check_adopted(const SessionState& state) const;
   [[nodiscard]] static Result<std::shared_ptr<const PeerMemory>> map_all(
       const std::vector<MemorySlot>& slots);
+  [[nodiscard]] static Result<std::shared_ptr<DirtyLog>> map_log(const LogState& log);
   [[nodiscard]] Result<StateTransfer> begin_transfer(Message& message);
   // These ask the IOMMU for what they miss.
   [[nodiscard]] Result<RingStart> prepare_start(uint16_t index);

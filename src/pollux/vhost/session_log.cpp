@@ -28,6 +28,13 @@ WriteLog::RingArea device_area(const RingLayout& layout) {
 
 }  // namespace
 
+/// The state keeps its own descriptor, to map it again after a hand-over.
+Result<std::shared_ptr<DirtyLog>> BackendSession::map_log(const LogState& log) {
+  UniqueFd fd(::fcntl(log.fd->get(), F_DUPFD_CLOEXEC, 0));
+  if (!fd) return fail_errno(errno, "can not keep a descriptor of the dirty log");
+  return DirtyLog::map(std::move(fd), log.place.mmap_offset, log.place.mmap_size);
+}
+
 Result<BackendSession::Reply> BackendSession::set_log_base(Message& message) {
   const auto wanted = *message.get<spec::VhostUserLog>();
   const uint64_t end = wanted.mmap_offset + wanted.mmap_size;
@@ -36,13 +43,12 @@ Result<BackendSession::Reply> BackendSession::set_log_base(Message& message) {
                 fmt::format("a log of {:#x} bytes at file offset {:#x} is empty or wraps around",
                             wanted.mmap_size, wanted.mmap_offset));
   }
-  UniqueFd fd(::fcntl(message.fds.front().get(), F_DUPFD_CLOEXEC, 0));
-  if (!fd) return fail_errno(errno, "can not keep a descriptor of the dirty log");
-  auto log = DirtyLog::map(std::move(fd), wanted.mmap_offset, wanted.mmap_size);
+  const LogState shared{wanted, std::make_shared<const UniqueFd>(std::move(message.fds.front())),
+                        state_.log.event};
+  auto log = map_log(shared);
   if (!log) return forward(log);
   dirty_log_ = std::move(*log);
-  state_.log.place = wanted;
-  state_.log.fd = std::make_shared<const UniqueFd>(std::move(message.fds.front()));
+  state_.log = shared;
   if ((state_.features & spec::VHOST_F_LOG_ALL) != 0) {
     if (auto ok = update_logs(); !ok) return forward(ok);
     try_start_all();

@@ -100,6 +100,10 @@ Json pack(const SessionState& state, FdParcel& fds) {
           {"mtu", state.mtu},
           {"slots", std::move(slots)},
           {"vrings", std::move(vrings)},
+          {"log", lend(state.log.fd, fds)},
+          {"log_size", state.log.place.mmap_size},
+          {"log_offset", state.log.place.mmap_offset},
+          {"log_event", lend(state.log.event, fds)},
           {"inflight", lend(state.inflight_fd, fds)},
           {"inflight_size", state.inflight.mmap_size},
           {"inflight_offset", state.inflight.mmap_offset},
@@ -134,6 +138,12 @@ Result<SessionState> unpack(const Json& values, FdParcel& fds) {
     if (!vring) return forward(vring);
     state.vrings.push_back(std::move(*vring));
   }
+  auto log = take(values.at("log"), fds);
+  if (!log) return forward(log);
+  auto log_event = take(values.at("log_event"), fds);
+  if (!log_event) return forward(log_event);
+  state.log = {
+      {values.at("log_size"), values.at("log_offset")}, std::move(*log), std::move(*log_event)};
   auto inflight = take(values.at("inflight"), fds);
   if (!inflight) return forward(inflight);
   state.inflight_fd = std::move(*inflight);

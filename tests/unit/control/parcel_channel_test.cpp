@@ -59,9 +59,8 @@ TEST_F(Parcels, MoreDescriptorsThanOneMessageHolds) {
   EXPECT_EQ(lent.lend(-1), FdParcel::kNone);
   // More values than the socket holds at once, too.
   const nlohmann::json values{{"much", std::string(1 << 20, 'x')}};
-  std::thread giving([&] {
-    EXPECT_TRUE(giver_->send(HandOverStep::kState, values, lent, seconds(20)));
-  });
+  std::thread giving(
+      [&] { EXPECT_TRUE(giver_->send(HandOverStep::kState, values, lent, seconds(20))); });
   auto came = taker_->receive(seconds(20));
   giving.join();
   ASSERT_TRUE(came);
@@ -85,7 +84,8 @@ TEST_F(Parcels, WhatIsNoMessageIsRefused) {
 }
 
 TEST_F(Parcels, TheOtherSidesSentenceIsPassedOn) {
-  ASSERT_TRUE(giver_->send(HandOverStep::kAbort, {{"error", "not today"}}, FdParcel(), seconds(20)));
+  ASSERT_TRUE(
+      giver_->send(HandOverStep::kAbort, {{"error", "not today"}}, FdParcel(), seconds(20)));
   const auto came = taker_->expect(HandOverStep::kState, seconds(20));
   ASSERT_FALSE(came);
   EXPECT_EQ(came.error().what, "not today");
