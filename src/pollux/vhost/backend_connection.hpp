@@ -38,6 +38,8 @@ class BackendConnection {
       EventLoop& loop, const nlohmann::json& values, FdParcel& fds, BackendDevice& device, Log log,
       Closed closed);
 
+  /// Whether there is anything in the session that can not go to another process: kUnsupported.
+  [[nodiscard]] Status can_hand_over() const;
   /// For hand-over: brings the session to rest and packs it with its socket; then resume(), or the
   /// end of this process. Errors: kTimeout in the middle of a message, the device's.
   [[nodiscard]] Status save(nlohmann::json& values, FdParcel& fds);

@@ -55,6 +55,9 @@ class BackendEndpoint {
 
   /// For hand-over: brings the session to rest and packs it with the sockets. Then resume(), or
   /// release(), after which the socket file is somebody else's.
+  [[nodiscard]] Status can_hand_over() const {
+    return connection_ ? connection_->can_hand_over() : Status();
+  }
   [[nodiscard]] Status save(nlohmann::json& values, FdParcel& fds);
   void resume();
   void release();

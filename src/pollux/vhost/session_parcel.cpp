@@ -52,6 +52,8 @@ Json pack_vring(const VringState& vring, FdParcel& fds) {
           {"base_known", vring.base_known},
           {"enable_known", vring.enable_known},
           {"kick_known", vring.kick_known},
+          {"call_known", vring.call_known},
+          {"err_known", vring.err_known},
           {"enabled", vring.controls.enabled},
           {"kick", lend(vring.controls.kick, fds)},
           {"call", lend(vring.controls.call, fds)},
@@ -72,6 +74,8 @@ Result<VringState> unpack_vring(const Json& json, FdParcel& fds) {
   vring.base_known = json.at("base_known");
   vring.enable_known = json.at("enable_known");
   vring.kick_known = json.at("kick_known");
+  vring.call_known = json.at("call_known");
+  vring.err_known = json.at("err_known");
   vring.controls.enabled = json.at("enabled");
   const std::pair<const char*, SharedFd*> descriptors[] = {
       {"kick", &vring.controls.kick}, {"call", &vring.controls.call}, {"err", &vring.controls.err}};

@@ -132,7 +132,7 @@ class VhostUserPort final : public Port {
     return begin(std::move(*endpoint));
   }
 
-  Status can_hand_over() const override { return {}; }
+  Status can_hand_over() const override { return endpoint_->can_hand_over(); }
   Status save(PortParcel& to) override { return endpoint_->save(to.values, to.fds); }
   void resume() override { endpoint_->resume(); }
   void release() override { endpoint_->release(); }
