@@ -427,6 +427,50 @@ std::vector<Case> memory_cases() {
   return cases;
 }
 
+VhostUserInflight inflight(uint16_t queues, uint16_t size, uint64_t bytes = 0,
+                           uint64_t offset = 0) {
+  VhostUserInflight told{};
+  told.mmap_size = bytes;
+  told.mmap_offset = offset;
+  told.num_queues = queues;
+  told.queue_size = size;
+  return told;
+}
+
+std::vector<Case> inflight_cases() {
+  std::vector<Case> cases;
+  const auto get = [&](const char* name, Verdict verdict, uint16_t queues, uint16_t size) {
+    cases.push_back({name, verdict, [queues, size](Arena&) {
+                       return shot(VHOST_USER_GET_INFLIGHT_FD, inflight(queues, size));
+                     }});
+  };
+  get("inflight_for_no_queues", Verdict::kEnds, 0, 64);  // CVE-2021-3839
+  get("inflight_for_65535_queues", Verdict::kEnds, 65535, 64);
+  get("inflight_for_queues_of_no_entries", Verdict::kEnds, 2, 0);
+  get("inflight_for_queues_too_large", Verdict::kEnds, 2, 65535);
+  get("inflight_in_the_middle_of_it_all", Verdict::kTaken, 2, 64);
+  const auto set = [&](const char* name, Verdict verdict, const VhostUserInflight& told) {
+    cases.push_back({name, verdict, [told](Arena& arena) {
+                       return shot(VHOST_USER_SET_INFLIGHT_FD, told,
+                                   {arena.keep(make_memory(kPage, kMemoryName))});
+                     }});
+  };
+  // Two split queues of 64 entries are 2176 bytes.
+  set("inflight_region", Verdict::kTaken, inflight(2, 64, 2176));
+  set("inflight_region_of_no_queues", Verdict::kRefused, inflight(0, 64, 2176));
+  set("inflight_region_of_65535_queues", Verdict::kRefused, inflight(65535, 64, 2176));
+  set("inflight_region_truncated", Verdict::kRefused, inflight(2, 64, 2175));
+  set("inflight_region_beyond_its_file", Verdict::kRefused, inflight(2, 256, 8320));
+  set("inflight_region_behind_its_file", Verdict::kRefused, inflight(2, 64, 2176, kPage));
+  set("inflight_region_that_wraps", Verdict::kRefused, inflight(2, 64, 2176, ~uint64_t{63}));
+  set("inflight_region_misaligned", Verdict::kRefused, inflight(2, 64, 2176, 8));
+  cases.push_back({"inflight_region_in_an_eventfd", Verdict::kRefused, [](Arena& arena) {
+                     return shot(VHOST_USER_SET_INFLIGHT_FD, inflight(2, 64, 2176),
+                                 {arena.keep(make_event())});
+                   }});
+  return cases;
+}
+
 std::vector<Case> log_cases() {
   std::vector<Case> cases;
   const uint64_t max = ~uint64_t{0};
@@ -587,7 +631,7 @@ std::vector<Case> all_cases() {
   std::vector<Case> all;
   for (auto part :
        {malformed_cases(), header_cases(), ring_cases(), vring_fd_cases(), memory_cases(),
-        log_cases(), postcopy_cases(), negotiation_cases(), device_cases()})
+        log_cases(), postcopy_cases(), inflight_cases(), negotiation_cases(), device_cases()})
     std::move(part.begin(), part.end(), std::back_inserter(all));
   return all;
 }

@@ -5,6 +5,7 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 #include <sys/epoll.h>
+#include <sys/mman.h>
 
 #include <nlohmann/json.hpp>
 
@@ -652,6 +653,55 @@ TEST_F(Session, LegacyRingMayEndWithoutEventFields) {
   EXPECT_TRUE(runs(0)) << why(0);
   tell(VHOST_USER_SET_FEATURES, kFeatures | VIRTIO_F_EVENT_IDX);
   EXPECT_FALSE(runs(0)) << "avail_event would lie outside";
+}
+
+// In-flight tracking ------------------------------------------------------------------------------
+
+VhostUserInflight inflight_for(uint16_t queues, uint16_t size) {
+  VhostUserInflight told{};
+  told.num_queues = queues;
+  told.queue_size = size;
+  return told;
+}
+
+TEST_F(Session, GivesInflightRegionsAsOftenAsItIsAskedAndKeepsNone) {
+  tell(VHOST_USER_SET_FEATURES, kFeatures);
+  tell(VHOST_USER_SET_PROTOCOL_FEATURES, VHOST_USER_PROTOCOL_F_INFLIGHT_SHMFD);
+  const size_t before = open_fds();
+  for (int i = 0; i < 100; ++i) {  // CVE-2020-10726
+    const auto reply = send(make_request(VHOST_USER_GET_INFLIGHT_FD, inflight_for(2, 64)));
+    ASSERT_TRUE(reply && *reply);
+    EXPECT_EQ((*reply)->fds.size(), 1u);
+    EXPECT_EQ((*reply)->get<VhostUserInflight>()->mmap_size, 2u * 1088);
+  }
+  EXPECT_EQ(open_fds(), before);
+}
+
+TEST_F(Session, WhatAnotherBackEndHadTakenIsReturnedFirst) {
+  tell(VHOST_USER_SET_FEATURES, kFeatures);
+  tell(VHOST_USER_SET_PROTOCOL_FEATURES, VHOST_USER_PROTOCOL_F_INFLIGHT_SHMFD);
+  auto reply = send(make_request(VHOST_USER_GET_INFLIGHT_FD, inflight_for(1, kRingSize)));
+  ASSERT_TRUE(reply && *reply);
+  const auto told = *(*reply)->get<VhostUserInflight>();
+  UniqueFd fd = std::move((*reply)->fds.front());
+  auto* bytes = static_cast<uint8_t*>(
+      mmap(nullptr, told.mmap_size, PROT_READ | PROT_WRITE, MAP_SHARED, fd.get(), 0));
+  ASSERT_NE(bytes, MAP_FAILED);
+  bytes[8] = 1;                                 // version
+  bytes[10] = static_cast<uint8_t>(kRingSize);  // desc_num
+  bytes[16 + 16 * 3] = 1;                       // entry 3 is in flight
+  bytes[16 + 16 * 3 + 8] = 9;                   // since later ...
+  bytes[16 + 16 * 5] = 1;
+  bytes[16 + 16 * 5 + 8] = 8;  // ... than entry 5
+  tell(VHOST_USER_SET_INFLIGHT_FD, told, std::move(fd));
+  share();
+  set_ring(0);
+  kick(0);
+  ASSERT_TRUE(device.running.contains(0));
+  EXPECT_THAT(device.running[0].in_flight, testing::ElementsAre(5, 3));
+  EXPECT_EQ(bytes[16 + 16 * 3], 0);  // returned
+  EXPECT_EQ(bytes[16 + 16 * 5], 0);
+  munmap(bytes, told.mmap_size);
 }
 
 // Hand-over ---------------------------------------------------------------------------------------
