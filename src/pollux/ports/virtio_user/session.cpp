@@ -190,12 +190,15 @@ std::unique_ptr<LiveTx> Session::make_tx(uint16_t index, const virtio::NetDriver
   return std::make_unique<LiveTxOf<ring::SplitDriverRing<>>>(std::move(ring), pool_, config);
 }
 
-/// The region of the first back end that has one goes to all that follow it.
+/// The region of the first back end that has one goes to all that follow it. Of packed rings this
+/// side knows where they stand as well as any region.
 Status Session::share_inflight() {
-  if ((frontend_.protocol_features() & VHOST_USER_PROTOCOL_F_INFLIGHT_SHMFD) == 0) return {};
+  if ((frontend_.protocol_features() & VHOST_USER_PROTOCOL_F_INFLIGHT_SHMFD) == 0 || packed()) {
+    return {};
+  }
   if (!inflight_) {
     auto made = frontend_.get_inflight_fd(static_cast<uint16_t>(2 * queue_pairs_),
-                                          static_cast<uint16_t>(config_.queue_size));
+                                          static_cast<uint16_t>(queue_size()));
     if (!made) return forward(made);
     inflight_ = std::move(*made);
   }
