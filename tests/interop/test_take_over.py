@@ -18,6 +18,7 @@ from conftest import MAC_A, MAC_B, Loop, assert_accounts_agree
 
 from support import frames
 from support.frontend import Frontend
+from support.iommu import PAGE, IommuFrontend
 from support.pollux import PolluxSwitch, check_conservation, pollux, pollux_bin, vhost_user
 from support.process import HarnessError, cpu_pair, cpus, wait_until
 from support.switches import Port
@@ -70,7 +71,8 @@ def assert_same_counts(report, last):
 
 
 @pytest.mark.parametrize("turns", MANY)
-@pytest.mark.parametrize("options", ["", ",indirect=off,mrg=off", ",event-idx=off"])
+@pytest.mark.parametrize("options", ["", ",indirect=off,mrg=off", ",event-idx=off",
+                                     ",packed=only", ",packed=only,in-order=only,mrg=off"])
 def test_under_traffic(supervisor, turns, options):
     """Nothing is lost, nothing comes twice, and both sides have counted the same."""
     switch = PolluxSwitch(supervisor, ["a", "b"])
@@ -90,10 +92,12 @@ def test_under_traffic(supervisor, turns, options):
 
 
 @pytest.mark.parametrize("turns", MANY)
-def test_under_testpmd(need_testpmd, supervisor, turns):
+@pytest.mark.parametrize("rings", [{}, {"packed": True}, {"packed": True, "in_order": True}],
+                         ids=["split", "packed", "packed in-order"])
+def test_under_testpmd(need_testpmd, supervisor, turns, rings):
     """testpmd's loop goes on circling: not one of its packets is missing in the end."""
     switch = PolluxSwitch(supervisor, ["a", "b"])
-    loop = Loop(supervisor, switch)
+    loop = Loop(supervisor, switch, **rings)
     loop.start()
     for _ in range(turns):
         loop.wait_packets(5000)
@@ -125,6 +129,55 @@ def test_sockets_that_the_switch_connects_to(supervisor):
     stream = Stream(supervisor, switch, options=",server=on")
     wait_moving(switch)
     assert_perfect(stream.finish())
+    switch.finish()
+
+
+def test_sleepers_are_woken(supervisor):
+    """Workers that sleep are taken over, fall asleep again and are woken by the next kick."""
+    switch = PolluxSwitch(supervisor, ["a", "b"])
+
+    def sleeps(more):
+        before = switch.stats()["workers"][0]["sleeps"]
+        wait_until(lambda: switch.stats()["workers"][0]["sleeps"] >= before + more, 30,
+                   "the worker sleeps")
+    with Frontend(switch.socket("a")) as a, Frontend(switch.socket("b")) as b:
+        a.start()
+        b.start()
+        switch.wait_attached("a", "b")
+        for turn in range(TURNS):
+            sleeps(2)
+            switch.take_over()
+            sleeps(2)
+            frame = frames.ethernet(MAC_B, MAC_A, size=60 + turn)
+            a.send(frame, timeout=20)
+            assert b.receive(1, timeout=20) == [frame]
+    check_conservation(switch.finish())
+
+
+def test_behind_an_iommu(supervisor):
+    """What the IOMMU has told goes along: no page is asked for twice by all processes together."""
+    switch = PolluxSwitch(supervisor, ["a", "b"])
+    with Frontend(switch.socket("a")) as a, IommuFrontend(switch.socket("b")) as b:
+        a.start()
+        b.start()
+        switch.wait_attached("a", "b", poke=b.serve)
+        for turn in range(TURNS + 1):
+            out = frames.ethernet(MAC_A, MAC_B, size=60 + turn)
+            b.send(out, timeout=30)
+            assert a.receive(1, timeout=30) == [out]
+            back = frames.ethernet(MAC_B, MAC_A, size=100 + turn)
+
+            def arrived():  # before its buffers are mapped, frames are dropped
+                a.send(back)
+                b.serve(0.01)
+                return back in b.poll()
+            wait_until(arrived, 30, "a frame arrives behind the IOMMU", 0.005)
+            # While a question is open the switch stays where it is.
+            wait_until(lambda: b.serve(0.1) == 0, 30, "nothing is asked any more", 0)
+            if turn < TURNS:
+                switch.take_over()
+        asked = [(guest & -PAGE, access) for guest, access in b.misses]
+        assert len(asked) == len(set(asked))
     switch.finish()
 
 

@@ -155,6 +155,15 @@ void Iotlb::rebase(std::shared_ptr<const PeerMemory> memory) {
   rebuild_ = changed_ = must_wait_ = true;
 }
 
+std::vector<Iotlb::Mapping> Iotlb::mappings() const {
+  std::vector<Mapping> all;
+  for (const auto& [first, run] : runs_) {
+    if (run.run.granted == 0) continue;
+    all.push_back({first, run.run.last - first + 1, run.user, run.run.granted});
+  }
+  return all;
+}
+
 /// Takes all in [first, last] out; true if there was anything.
 bool Iotlb::carve(uint64_t first, uint64_t last) {
   bool any = false;

@@ -75,6 +75,9 @@ class Iotlb {
   [[nodiscard]] size_t retired() const { return retired_.size(); }
 
   [[nodiscard]] size_t runs() const { return runs_.size(); }
+  /// All that is mapped, for another process to go on with: as few mappings as say it. What was
+  /// refused is not among it.
+  [[nodiscard]] std::vector<Mapping> mappings() const;
   /// Runs forgotten because of the bound, so far.
   [[nodiscard]] uint64_t evicted() const { return evicted_; }
 

@@ -51,7 +51,7 @@ Result<std::unique_ptr<BackendConnection>> BackendConnection::adopt(EventLoop& l
       new BackendConnection(loop, std::move(*socket), device, std::move(log), std::move(closed)));
   if (auto ok = connection->session_.adopt(std::move(*state)); !ok) return forward(ok);
   if (auto ok = connection->watch(); !ok) return forward(ok);
-  if (auto ok = connection->watch_channel(); !ok) return forward(ok);
+  if (auto ok = connection->follow_session(); !ok) return forward(ok);
   return connection;
 }
 

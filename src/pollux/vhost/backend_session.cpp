@@ -91,6 +91,7 @@ Status BackendSession::adopt(SessionState state) {
     const SharedFd fd = state_.inflight_fd;
     if (auto ok = use_inflight(fd, state_.inflight); !ok) return ok;
   }
+  if (auto ok = restore_mappings(); !ok) return ok;
   if (state_.mtu != 0) (void)device_.set_mtu(state_.mtu);
   if (state_.features_known) device_.features_changed(virtio_features());
   try_start_all();
@@ -101,7 +102,13 @@ Status BackendSession::pause() {
   for (uint16_t i = 0; i < offer_.vrings; ++i) {
     if (auto ok = stop(i); !ok) return ok;
   }
+  if (iotlb_) state_.mappings = iotlb_->mappings();
   return {};
+}
+
+void BackendSession::resume() {
+  state_.mappings.clear();
+  try_start_all();
 }
 
 BackendSession::Handler BackendSession::find_handler(uint32_t request) {

@@ -97,7 +97,7 @@ class BackendSession {
   /// Stops all rings, each at the end of what was taken from it, for another process to go on with
   /// state(), or for resume(). Nothing else may be called in between. Errors: the device's.
   [[nodiscard]] Status pause();
-  void resume() { try_start_all(); }
+  void resume();
 
   /// The front end is gone: stops all rings, lets go of memory and descriptors. The destructor
   /// does the same.
@@ -257,6 +257,7 @@ class BackendSession {
 
   // session_iotlb.cpp
   [[nodiscard]] Status set_up_iotlb();
+  [[nodiscard]] Status restore_mappings();
   void rebase_iotlb();
   void forget_mappings();
   [[nodiscard]] Status change_mappings(const spec::vhost_iotlb_msg& wanted);

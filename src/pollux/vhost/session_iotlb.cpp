@@ -43,6 +43,16 @@ Status BackendSession::set_up_iotlb() {
   return {};
 }
 
+/// After a hand-over: what the front end has told another process is not asked for again.
+Status BackendSession::restore_mappings() {
+  if (auto ok = set_up_iotlb(); !ok || !iotlb_) return ok;
+  for (const Iotlb::Mapping& mapping : std::exchange(state_.mappings, {})) {
+    if (auto ok = iotlb_->update(mapping); !ok) return ok;
+  }
+  iotlb_->publish();
+  return {};
+}
+
 /// Other memory; no ring runs. Mappings move with it.
 void BackendSession::rebase_iotlb() {
   if (!iotlb_) return;

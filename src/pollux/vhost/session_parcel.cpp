@@ -88,6 +88,31 @@ Result<VringState> unpack_vring(const Json& json, FdParcel& fds) {
   return vring;
 }
 
+// What is counted of an IOMMU, by name.
+constexpr std::pair<const char*, uint64_t IotlbCounters::*> kIotlbCounters[] = {
+    {"misses", &IotlbCounters::misses},   {"updates", &IotlbCounters::updates},
+    {"faults", &IotlbCounters::faults},   {"invalidations", &IotlbCounters::invalidations},
+    {"overdue", &IotlbCounters::overdue}, {"refused", &IotlbCounters::refused}};
+
+/// There may be thousands of mappings: each is a list of four numbers.
+Json pack_iotlb(const SessionState& state) {
+  Json mappings = Json::array();
+  for (const Iotlb::Mapping& mapping : state.mappings) {
+    mappings.push_back({mapping.iova, mapping.size, mapping.user.value, mapping.access});
+  }
+  Json json{{"mappings", std::move(mappings)}};
+  for (const auto& [name, counter] : kIotlbCounters) json[name] = state.iotlb.*counter;
+  return json;
+}
+
+void unpack_iotlb(const Json& json, SessionState& state) {
+  for (const Json& mapping : json.at("mappings")) {
+    state.mappings.push_back(
+        {mapping.at(0), mapping.at(1), UserAddr{mapping.at(2).get<uint64_t>()}, mapping.at(3)});
+  }
+  for (const auto& [name, counter] : kIotlbCounters) state.iotlb.*counter = json.at(name);
+}
+
 }  // namespace
 
 Json pack(const SessionState& state, FdParcel& fds) {
@@ -115,6 +140,7 @@ Json pack(const SessionState& state, FdParcel& fds) {
           {"inflight_queue_size", state.inflight.queue_size},
           {"backend_channel", lend(state.backend_channel, fds)},
           {"channel_problem", state.channel_problem},
+          {"iotlb", pack_iotlb(state)},
           {"messages", state.messages},
           {"last_problem", state.last_problem}};
 }
@@ -159,6 +185,7 @@ Result<SessionState> unpack(const Json& values, FdParcel& fds) {
   if (!channel) return forward(channel);
   state.backend_channel = std::move(*channel);
   state.channel_problem = values.at("channel_problem");
+  unpack_iotlb(values.at("iotlb"), state);
   state.messages = values.at("messages");
   state.last_problem = values.at("last_problem");
   return state;

@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "pollux/base/strong.hpp"
+#include "pollux/mem/iotlb.hpp"
 #include "pollux/spec/vhost_user.hpp"
 #include "pollux/vhost/device.hpp"
 
@@ -76,8 +77,9 @@ struct SessionState {
   SharedFd backend_channel;            ///< SET_BACKEND_REQ_FD; null: none, or given up
   std::string channel_problem;         ///< why the channel was given up; empty: it was not
   IotlbCounters iotlb;
-  uint64_t messages = 0;     ///< requests handled so far
-  std::string last_problem;  ///< the last request that was refused, and why
+  std::vector<Iotlb::Mapping> mappings;  ///< of the guest's IOMMU, while the session is at rest
+  uint64_t messages = 0;                 ///< requests handled so far
+  std::string last_problem;              ///< the last request that was refused, and why
 };
 
 }  // namespace pollux::vhost

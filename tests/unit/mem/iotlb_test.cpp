@@ -69,6 +69,21 @@ TEST_F(IotlbTest, TranslatesWhatItWasTold) {
   EXPECT_EQ(status(0xffff), kMiss);
 }
 
+TEST_F(IotlbTest, SaysWhatItWasTold) {
+  ASSERT_TRUE(map(0x10000, 3));
+  ASSERT_TRUE(map(0x11000, 4));  // one with the first
+  ASSERT_TRUE(map(0x40000, 9, 1, kRo));
+  iotlb->deny(0x50000, 0x50fff, kRo);
+  Iotlb other(memory);
+  for (const Iotlb::Mapping& mapping : iotlb->mappings()) ASSERT_TRUE(other.update(mapping));
+  other.publish();
+  EXPECT_EQ(other.runs(), 2U);
+  EXPECT_EQ(other.table()->translate(0x11000, 1, kWrite).data, low.data() + 4 * kPage);
+  EXPECT_EQ(other.table()->translate(0x40000, 1, kRead).data, low.data() + 9 * kPage);
+  EXPECT_EQ(other.table()->translate(0x40000, 1, kWrite).status, kMiss);
+  EXPECT_EQ(other.table()->translate(0x50000, 1, kRead).status, kMiss);
+}
+
 TEST_F(IotlbTest, NothingIsShownBeforeItIsPublished) {
   ASSERT_TRUE(map(0, 0));
   EXPECT_TRUE(iotlb->changed());

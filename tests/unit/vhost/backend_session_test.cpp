@@ -738,7 +738,7 @@ TEST_F(Session, GoesOnInAnotherProcess) {
   EXPECT_TRUE(ring.controls.kick);
   EXPECT_TRUE(ring.controls.call);
   EXPECT_FALSE(ring.controls.err);
-  EXPECT_EQ(ring.layout.size, kRingSize);
+  EXPECT_EQ(size_of(ring.layout), kRingSize);
   EXPECT_EQ(other.mtu, 1400u);
   EXPECT_EQ(other.negotiated, VIRTIO_F_VERSION_1);
   EXPECT_FALSE(other.running.contains(1));

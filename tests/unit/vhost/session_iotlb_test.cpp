@@ -1,4 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
+#include <nlohmann/json.hpp>
+
 #include "tests/support/iommu_session.hpp"
 
 namespace pollux::test {
@@ -256,6 +258,77 @@ TEST_F(Iommu, TheDirtyLogSpeaksOfTheGuestsMemory) {
   constexpr uint64_t kGuestPage = kGuest / kPage;
   ASSERT_EQ(pread(log.get(), &bits, 1, kGuestPage / 8), 1);
   EXPECT_EQ(bits, 1U << (kGuestPage % 8));
+}
+
+// Hand-over ---------------------------------------------------------------------------------------
+
+struct HandedOverIommu : IommuSession {
+  Status hand_over() {
+    nlohmann::json values;
+    FdParcel lent;
+    if (auto ok = connection->save(values, lent); !ok) return ok;
+    std::vector<UniqueFd> fds;
+    for (const int fd : lent.lent()) fds.emplace_back(fcntl(fd, F_DUPFD_CLOEXEC, 0));
+    connection.reset();
+    FdParcel came(std::move(fds));
+    auto adopted = BackendConnection::adopt(*loop, values, came, device, {},
+                                            [this](const Error& error) { closed = error.what; });
+    if (!adopted) return forward(adopted);
+    connection = std::move(*adopted);
+    return {};
+  }
+};
+
+TEST_F(HandedOverIommu, KnowsWhatItWasTold) {
+  bring_up();
+  map(0, 4);
+  iotlb(VHOST_IOTLB_UPDATE, kIova + 8 * kPage, kPage, kUser + 5 * kPage, 1);
+  (void)questions();
+  answer(0);
+  answer(0);
+  device.progress[0] = 5;
+  ASSERT_TRUE(hand_over());
+  ASSERT_TRUE(runs(0)) << why(0);
+  EXPECT_EQ(device.running[0].base, 5U);
+  EXPECT_TRUE(device.running[0].iotlb);
+  EXPECT_TRUE(questions().empty()) << "asks nothing that was answered";
+  const IotlbTable& table = *connection->session().iotlb()->table();
+  const auto* host = device.running[0].memory->regions()[0].host;
+  EXPECT_EQ(table.translate(kIova + 8 * kPage, 1, MemoryAccess::kRead).data, host + 5 * kPage);
+  EXPECT_EQ(table.translate(kIova + 8 * kPage, 1, MemoryAccess::kWrite).status,
+            TranslationStatus::kMiss);
+  EXPECT_EQ(counters().updates, 2U);
+  EXPECT_EQ(counters().misses, 2U);
+  EXPECT_EQ(unmap(0), 0);
+  EXPECT_FALSE(runs(0)) << "and still listens";
+  EXPECT_EQ(questions().size(), 2U);
+}
+
+TEST_F(HandedOverIommu, ReportsMisses) {
+  bring_up();
+  map(0, 4);
+  (void)questions();
+  answer(0);
+  answer(0);
+  ASSERT_TRUE(hand_over());
+  ASSERT_TRUE(runs(0));
+  device.running[0].iotlb->report(kIova + 10 * kPage, MemoryAccess::kRead);
+  spin();
+  EXPECT_EQ(questions(), (std::vector<Question>{{kIova + 10 * kPage, 1}}));
+}
+
+TEST_F(HandedOverIommu, WaitsForAnswers) {
+  bring_up();
+  EXPECT_EQ(questions().size(), 2U);
+  const Status early = hand_over();
+  ASSERT_FALSE(early);
+  EXPECT_EQ(early.error().code, ErrorCode::kTimeout);
+  map(0);
+  EXPECT_TRUE(runs(0)) << "it is still served";
+  answer(0);
+  answer(0);
+  EXPECT_TRUE(hand_over());
+  EXPECT_TRUE(runs(0));
 }
 
 }  // namespace
