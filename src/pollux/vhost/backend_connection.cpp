@@ -55,13 +55,6 @@ Result<std::unique_ptr<BackendConnection>> BackendConnection::adopt(EventLoop& l
   return connection;
 }
 
-Status BackendConnection::can_hand_over() const {
-  if (session_.inband_events() == 0 && session_.transfer() == nullptr) return {};
-  return fail(ErrorCode::kUnsupported,
-              "its front end has its notifications in band, or is moving the device's state: take "
-              "over once it has gone");
-}
-
 Status BackendConnection::save(nlohmann::json& values, FdParcel& fds) {
   const BackendChannel* channel = session_.channel();
   if (reader_.in_message() || writer_.pending() || (channel != nullptr && channel->busy())) {

@@ -39,7 +39,7 @@ class BackendConnection {
       Closed closed);
 
   /// Whether there is anything in the session that can not go to another process: kUnsupported.
-  [[nodiscard]] Status can_hand_over() const;
+  [[nodiscard]] Status can_hand_over() const { return session_.can_hand_over(); }
   /// For hand-over: brings the session to rest and packs it with its socket; then resume(), or the
   /// end of this process. Errors: kTimeout in the middle of a message, the device's.
   [[nodiscard]] Status save(nlohmann::json& values, FdParcel& fds);

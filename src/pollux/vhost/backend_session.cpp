@@ -98,6 +98,16 @@ Status BackendSession::adopt(SessionState state) {
   return {};
 }
 
+Status BackendSession::can_hand_over() const {
+  const char* busy = !inband_.empty() ? "has its notifications in band"
+                     : transfer_      ? "is moving the device's state"
+                     : postcopy_      ? "has a guest whose memory is still on its way"
+                                      : nullptr;
+  if (busy == nullptr) return {};
+  return fail(ErrorCode::kUnsupported,
+              fmt::format("its front end {}: take over once that is done, or it has gone", busy));
+}
+
 Status BackendSession::pause() {
   for (uint16_t i = 0; i < offer_.vrings; ++i) {
     if (auto ok = stop(i); !ok) return ok;

@@ -94,6 +94,10 @@ class BackendSession {
   /// mapping memory.
   [[nodiscard]] Status adopt(SessionState state);
 
+  /// Whether all of the session can go to another process; kUnsupported, and what to wait for, if
+  /// not.
+  [[nodiscard]] Status can_hand_over() const;
+
   /// Stops all rings, each at the end of what was taken from it, for another process to go on with
   /// state(), or for resume(). Nothing else may be called in between. Errors: the device's.
   [[nodiscard]] Status pause();
