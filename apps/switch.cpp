@@ -40,6 +40,7 @@ struct Options {
   std::optional<uint64_t> seed;
   std::optional<double> run_for;
   std::optional<std::string> take_over;
+  std::optional<std::string> state;
   bool exit_when_finished = false;
   bool json = false;
 };
@@ -93,6 +94,16 @@ Status apply_control(const Options& options, SwitchConfig& config) {
   return {};
 }
 
+void apply_state(const Options& options, SwitchConfig& config) {
+  if (options.state == "none") {
+    config.state_dir.clear();
+  } else if (options.state) {
+    config.state_dir = *options.state;
+  } else if (config.state_dir.empty()) {
+    config.state_dir = control::default_run_directory();
+  }
+}
+
 /// The file first, then what the command line says instead.
 Result<SwitchConfig> read_config(const Options& options) {
   SwitchConfig config;
@@ -108,6 +119,7 @@ Result<SwitchConfig> read_config(const Options& options) {
   if (ok) ok = apply_ports(options, config);
   if (ok) ok = apply_control(options, config);
   if (!ok) return forward(ok);
+  apply_state(options, config);
   apply(options.pool_packets, config.pool.packets);
   apply(options.pool_buffers, config.pool.buffers);
   apply(options.buffer_size, config.pool.buffer_size);
@@ -204,6 +216,11 @@ void add_running_options(CLI::App& app, Options& o) {
   app.add_option("--control", o.control,
                  "path of the control socket, or none (" + control::default_control_socket() + ")")
       ->type_name("SOCKET");
+  app.add_option("--state", o.state,
+                 "directory where packed rings note how far they are, to go on after a crash, or\n"
+                 "none (" +
+                     control::default_run_directory() + ")")
+      ->type_name("DIR");
   app.add_option("--control-mode", o.control_mode, "its permissions, in octal (0600)")
       ->type_name("MODE");
   app.add_option("--run-for", o.run_for, "end after that time")

@@ -85,7 +85,8 @@ def assert_nothing_twice(report):
 
 
 @pytest.mark.parametrize("turns", MANY)
-@pytest.mark.parametrize("options", ["", ",indirect=off,mrg=off", ",event-idx=off"])
+@pytest.mark.parametrize("options", ["", ",indirect=off,mrg=off", ",event-idx=off",
+                                     ",packed=only,in-order=only,mrg=off"])
 def test_killed_under_traffic(supervisor, turns, options):
     """Frames of several sizes from a to b, a bounded number on their way: what is lost is counted
     to the frame."""
@@ -126,14 +127,17 @@ def test_killed_with_two_workers(supervisor, turns):
 
 
 @pytest.mark.parametrize("turns", MANY)
-def test_killed_under_testpmd(need_testpmd, supervisor, turns):
-    """testpmd's virtio-user as the sockets' server: it takes the switch back, with its rings as
-    they are; the packets of its loop go on circling but for those that died with the switch."""
+@pytest.mark.parametrize("packed", [False, True], ids=["split", "packed"])
+def test_killed_under_testpmd(need_testpmd, supervisor, turns, packed):
+    """testpmd's virtio-user as the sockets' server: it takes the switch back, with split rings as
+    they are and packed ones set up anew; the packets of its loop go on circling but for those that
+    died with the switch."""
     ports = [Port("a", server=False), Port("b", server=False)]
     macs = (MAC_A, MAC_B)
     crashes = Crashes(supervisor, ports=ports)
     testpmd = tp.Testpmd(
-        supervisor, [tp.virtio_user(crashes.switch.socket(p.name), mac=m, server=True)
+        supervisor, [tp.virtio_user(crashes.switch.socket(p.name), mac=m, server=True,
+                                    packed=packed)
                      for p, m in zip(ports, macs)],
         descriptors=1024, options=["--eth-peer=0," + macs[1], "--eth-peer=1," + macs[0]])
 

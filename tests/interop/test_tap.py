@@ -2,6 +2,7 @@
 """Tap ports with the kernel's stack behind them, in network namespaces: its checksum and
 segmentation offloads meet peers that know them and peers that do not."""
 
+import signal
 import socket
 import struct
 import subprocess
@@ -61,6 +62,28 @@ def test_two_namespaces(supervisor):
     assert "iperf Done" in text
     # The kernel handed over frames that only a stack with offloads makes.
     assert "'gso_" not in text
+    check_conservation(switch.finish())
+
+
+def test_taken_over_between_two_namespaces(supervisor):
+    """Another process takes the switch over, three times, while echoes and a TCP transfer go on: the
+    interfaces stay where they are, and not one echo is lost."""
+    switch = PolluxSwitch(supervisor)
+    a = Station(supervisor, switch, "a", "10.78.0.1/24")
+    b = Station(supervisor, switch, "b", "10.78.0.2/24")
+    server = supervisor.start(b.netns.command("iperf3", "-s", "-1", "--forceflush"))
+    server.wait_for("Server listening", 10)
+    ping = supervisor.start(a.netns.command("ping", "-q", "-n", "-i", "0.01", "-w", "60", "-W", "20",
+                                            "10.78.0.2"))
+    transfer = supervisor.start(a.netns.command("iperf3", "-c", "10.78.0.2", "-n", "200M"))
+    for _ in range(3):
+        before = switch.counters()["a"].rx_packets
+        wait_until(lambda: switch.counters()["a"].rx_packets > before + 100, 30, "traffic flows")
+        switch.take_over()
+    assert transfer.wait(120) == 0 and "iperf Done" in transfer.output
+    ping.send_signal(signal.SIGINT)
+    ping.wait(30)
+    assert " 0% packet loss" in ping.output, ping.output
     check_conservation(switch.finish())
 
 

@@ -56,7 +56,8 @@ class PolluxSwitch(Switch):
         super().__init__(supervisor, ports)
         self.control = supervisor.path(supervisor.unique("c"))
         cpus = [cpu_pair()[0]] if cpus is None else cpus
-        argv = [pollux_bin(), "switch", "--control", self.control, "--json"]
+        argv = [pollux_bin(), "switch", "--control", self.control, "--json",
+                "--state", supervisor.path("state")]
         if cpus:
             argv += ["--cpus", ",".join(map(str, cpus))]
         for port in self.ports:

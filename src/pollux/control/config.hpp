@@ -26,6 +26,8 @@ struct SwitchConfig {
   /// Path of the socket that `pollux stats` and others ask; empty: none.
   std::string control_socket;
   mode_t control_mode = 0600;  ///< of that socket
+  /// Directory in which ports keep what they need to go on after a crash; empty: nowhere.
+  std::string state_dir;
 };
 
 namespace control {

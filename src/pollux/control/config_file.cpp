@@ -154,6 +154,10 @@ Status read_root(const toml::table& root, const std::string& file, SwitchConfig&
   });
   read.text("control-mode",
             [&](const std::string& text) { return store(parse_mode(text), config.control_mode); });
+  read.text("state", [&](const std::string& path) -> Status {
+    config.state_dir = path;
+    return {};
+  });
   const toml::table* pool = read.table("pool");
   const toml::table* fdb = read.table("fdb");
   const toml::table* ports = read.table("ports");

@@ -40,6 +40,7 @@ Json pack_config(const SwitchConfig& config, const std::vector<NumberedPort>& po
           {"pages", static_cast<int>(config.pool.pages)},
           {"control", config.control_socket},
           {"control_mode", config.control_mode},
+          {"state", config.state_dir},
           {"ports", std::move(list)}};
 }
 
@@ -57,6 +58,7 @@ Result<UnpackedConfig> unpack_config(const Json& values) {
   config.pool.pages = static_cast<HugePages>(values.at("pages").get<int>());
   config.control_socket = values.at("control");
   config.control_mode = values.at("control_mode");
+  config.state_dir = values.at("state");
   for (const Json& json : values.at("ports")) {
     auto spec = PortSpec::parse(json.at("spec").get<std::string>());
     if (!spec) return forward(spec);

@@ -21,9 +21,13 @@ std::string default_control_socket() {
   return default_control_socket(geteuid(), runtime_dir == nullptr ? "" : runtime_dir);
 }
 
-Status make_default_directory() {
+std::string default_run_directory() {
   const std::string path = default_control_socket();
-  const std::string directory = path.substr(0, path.rfind('/'));
+  return path.substr(0, path.rfind('/'));
+}
+
+Status make_default_directory() {
+  const std::string directory = default_run_directory();
   if (mkdir(directory.c_str(), 0700) != 0 && errno != EEXIST) {
     return fail_errno(errno, fmt::format("can not make the directory {} of the control socket "
                                          "(name another path with --control)",

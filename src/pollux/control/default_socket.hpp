@@ -18,6 +18,9 @@ namespace pollux::control {
 /// The same for a given user and value of the variable ("" when not set).
 [[nodiscard]] std::string default_control_socket(uid_t user, std::string_view runtime_dir);
 
+/// The directory of that socket, for what else belongs to a run: /run/pollux for root.
+[[nodiscard]] std::string default_run_directory();
+
 /// Makes the last directory of the default path if it is missing, for its owner only. Errors:
 /// kPermission when it belongs to somebody else or is open to others, the system's.
 [[nodiscard]] Status make_default_directory();

@@ -158,7 +158,14 @@ struct Switch::Impl {
 
   PortContext context_of(const std::string& name) {
     const size_t workers = std::max<size_t>(1, config.engine.cpus.size());
-    return {*pool, *loop, *engine, clock, rings, log.named(name), static_cast<unsigned>(workers)};
+    return {*pool,
+            *loop,
+            *engine,
+            clock,
+            rings,
+            log.named(name),
+            static_cast<unsigned>(workers),
+            config.state_dir};
   }
 
   Status age_addresses() {

@@ -61,7 +61,9 @@ Result<std::shared_ptr<PeerMapping>> PeerMapping::map(UniqueFd fd, uint64_t offs
   if (base == MAP_FAILED) return fail_errno(errno, "can not map the peer's memory");
   madvise(base, length, MADV_DONTDUMP);  // a guest's secrets stay out of our core dumps
 
+  struct stat file{};
   std::shared_ptr<PeerMapping> mapping(new PeerMapping);
+  if (fstat(fd.get(), &file) == 0) mapping->place_ = {file.st_dev, file.st_ino, offset};
   mapping->base_ = base;
   mapping->length_ = length;
   mapping->data_ = static_cast<std::byte*>(base) + lead;
@@ -152,6 +154,18 @@ std::optional<GuestAddr> PeerMemory::guest_address(const std::byte* host) const 
 
 bool PeerMemory::present(const std::byte* at, uint64_t len) const noexcept {
   return !absent_ || absent_->present(at, len);
+}
+
+std::optional<FilePlace> PeerMemory::file_place(const std::byte* host) const noexcept {
+  for (const PeerRegion& region : regions_) {
+    const auto offset =
+        reinterpret_cast<uintptr_t>(host) - reinterpret_cast<uintptr_t>(region.host);
+    if (offset >= region.size || !region.mapping) continue;
+    FilePlace place = region.mapping->place();
+    place.offset += static_cast<uint64_t>(region.host - region.mapping->data()) + offset;
+    return place;
+  }
+  return std::nullopt;
 }
 
 bool PeerMemory::faulted() const {

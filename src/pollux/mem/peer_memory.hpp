@@ -16,6 +16,14 @@
 
 namespace pollux {
 
+/// A byte of a file, whatever the file is called and wherever it is mapped.
+struct FilePlace {
+  uint64_t device = 0;
+  uint64_t inode = 0;
+  uint64_t offset = 0;
+  friend bool operator==(const FilePlace&, const FilePlace&) = default;
+};
+
 /// One file of a peer mapped into this process; unmapped when the last owner lets go. If the peer
 /// shrinks the file afterwards, the pages that vanished read as zeros (see sigbus_guard.hpp) and
 /// `faulted()` turns true, so that the port can end that peer. Thread-safe after construction.
@@ -33,6 +41,8 @@ class PeerMapping {
 
   [[nodiscard]] std::byte* data() const { return data_; }
   [[nodiscard]] uint64_t size() const { return size_; }
+  /// Of data().
+  [[nodiscard]] const FilePlace& place() const { return place_; }
   [[nodiscard]] bool faulted() const { return faulted_.load(std::memory_order_relaxed); }
   /// The whole pages that the mapping takes.
   [[nodiscard]] std::span<std::byte> pages() const {
@@ -48,6 +58,7 @@ class PeerMapping {
   size_t length_ = 0;          // whole pages from base_
   std::byte* data_ = nullptr;  // first byte of the region proper
   uint64_t size_ = 0;
+  FilePlace place_;
   int guard_slot_ = -1;
   std::atomic<bool> faulted_{false};
 };
@@ -100,6 +111,9 @@ class PeerMemory {
 
   /// The guest address of a byte that was translated, or nullopt if it is not the peer's.
   [[nodiscard]] std::optional<GuestAddr> guest_address(const std::byte* host) const noexcept;
+
+  /// Where a byte that was translated lies in the peer's files; nullopt when it does not.
+  [[nodiscard]] std::optional<FilePlace> file_place(const std::byte* host) const noexcept;
 
   /// The region that holds `addr`, or null.
   [[nodiscard]] const PeerRegion* find(GuestAddr addr) const noexcept;

@@ -31,6 +31,8 @@ struct PortContext {
   Log log;
   /// Threads that may send to the port at once. Sender i uses tx_queues()[i % count] only.
   unsigned senders = 1;
+  /// Directory for what is to be there after a crash; empty: none.
+  std::string state_dir = {};
 };
 
 /// What is true of a port now; for people and for the control API.

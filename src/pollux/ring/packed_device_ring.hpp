@@ -2,6 +2,7 @@
 #pragma once
 
 #include <algorithm>
+#include <atomic>
 #include <bit>
 #include <cstddef>
 #include <cstdint>
@@ -11,6 +12,7 @@
 #include "pollux/mem/peer_memory.hpp"
 #include "pollux/mem/shared_access.hpp"
 #include "pollux/ring/device_chain.hpp"
+#include "pollux/ring/packed_journal.hpp"
 #include "pollux/ring/packed_layout.hpp"
 #include "pollux/ring/ring_error.hpp"
 
@@ -19,9 +21,10 @@ namespace pollux::ring {
 /// How a device ring starts; all plain values, so that a queue can be saved and resumed.
 struct PackedDeviceConfig {
   PackedLayout layout;
-  PackedCursor next;       ///< first descriptor not yet taken; also where the next used one goes
-  bool indirect = false;   ///< VIRTIO_F_INDIRECT_DESC negotiated
-  bool event_idx = false;  ///< VIRTIO_F_EVENT_IDX negotiated
+  PackedCursor next;        ///< first descriptor not yet taken; also where the next used one goes
+  bool indirect = false;    ///< VIRTIO_F_INDIRECT_DESC negotiated
+  bool event_idx = false;   ///< VIRTIO_F_EVENT_IDX negotiated
+  PackedJournal journal{};  ///< to be kept as long as the ring; empty: memory of the ring's own
 };
 
 /// The device side of a packed virtqueue (VIRTIO 1.3, section 2.8): takes chains that the driver
@@ -46,7 +49,9 @@ class PackedDeviceRing {
         mask_(std::bit_ceil(config.layout.size) - 1),
         indirect_(config.indirect),
         event_idx_(config.event_idx),
-        chains_(std::make_unique_for_overwrite<Chain[]>(mask_ + size_t{1})),
+        own_(config.journal.batch == nullptr ? std::make_unique<Own>(mask_ + size_t{1}) : nullptr),
+        batch_(own_ ? &own_->batch : config.journal.batch),
+        chains_(own_ ? own_->chains.get() : config.journal.chains.data()),
         rest_(std::make_unique_for_overwrite<spec::pvirtq_desc[]>(mask_ + size_t{1})),
         ahead_(config.next),
         used_(config.next),
@@ -59,7 +64,9 @@ class PackedDeviceRing {
 
   /// First descriptor that was not taken, and where the next used one goes: what GET_VRING_BASE
   /// reports. They are the same once everything taken was published.
-  [[nodiscard]] PackedCursor next_avail() const noexcept { return used_.advanced(taken(), size()); }
+  [[nodiscard]] PackedCursor next_avail() const noexcept {
+    return used_.advanced(descriptors_until(taken_), size());
+  }
   [[nodiscard]] PackedCursor next_used() const noexcept { return used_; }
 
   /// How many chains can be taken. Looks at the ring only when fewer than `wanted` are known
@@ -161,6 +168,18 @@ class PackedDeviceRing {
     view_.note_ring_write(&layout_.device->flags, sizeof(uint16_t));
   }
 
+  /// Puts the chains again that another device was about to show (`PackedResume`): they are
+  /// unpublished now. Before anything else, on a ring that has that device's journal.
+  void put_again(const PackedResume& from) noexcept {
+    base_ = uint32_t{0} - from.first;
+    found_ = taken_ = put_ = from.chains;
+    for (uint32_t n = 0; n != put_; ++n) held_ += chain(n).count;
+    ahead_ = used_.advanced(held_, size());
+  }
+
+  /// From here on the journal speaks of this ring.
+  void begin_journal() noexcept { journal(PackedBatch{.at = used_}); }
+
   /// Marks the ring broken; it gives no more chains.
   void fail(RingError error) noexcept { error_ = error; }
 
@@ -169,14 +188,13 @@ class PackedDeviceRing {
       spec::VIRTQ_DESC_F_NEXT | spec::VIRTQ_DESC_F_WRITE | spec::VIRTQ_DESC_F_INDIRECT;
   static constexpr uint32_t kDescPerLine = 64 / sizeof(spec::pvirtq_desc);
 
-  /// A chain from the moment that it was found until its used descriptor is written.
-  struct Chain {
-    uint64_t addr;  // of its first descriptor, as are len and flags
-    uint32_t len;   // once it was put: the bytes written to it
-    uint16_t flags;
-    uint16_t id;
-    uint32_t count;  // descriptors
-    uint32_t rest;   // place of the second one in rest_
+  using Chain = PackedChain;
+
+  /// Where nobody else is to go on.
+  struct Own {
+    explicit Own(size_t places) : chains(std::make_unique_for_overwrite<Chain[]>(places)) {}
+    uint64_t batch = 0;
+    std::unique_ptr<Chain[]> chains;
   };
 
   [[nodiscard]] Chain& chain(uint32_t number) const noexcept {
@@ -300,10 +318,23 @@ class PackedDeviceRing {
     return visit_pieces(view_, addr, len, way.want, visit);
   }
 
-  /// Descriptors of chains that were taken and are not published.
-  [[nodiscard]] uint32_t taken() const noexcept {
+  /// Noted before anything of the batch is in the ring: a signal may end us at any instruction.
+  void journal(const PackedBatch& batch) noexcept {
+    std::atomic_signal_fence(std::memory_order_seq_cst);
+    SharedAccess{}.store(batch_, batch.to_wire());
+    std::atomic_signal_fence(std::memory_order_seq_cst);
+  }
+
+  [[nodiscard]] PackedBatch batch_until(uint32_t end, uint32_t moved) const noexcept {
+    return {used_, static_cast<uint16_t>(moved), static_cast<uint16_t>((shown_ - base_) & mask_),
+            static_cast<uint16_t>(end - shown_)};
+  }
+
+  /// Descriptors of the chains that are not published and before number `end`: mostly all.
+  [[nodiscard]] uint32_t descriptors_until(uint32_t end) const noexcept {
+    if (end == found_) return held_;
     uint32_t count = 0;
-    for (uint32_t n = shown_; n != taken_; ++n) count += chain(n).count;
+    for (uint32_t n = shown_; n != end; ++n) count += chain(n).count;
     return count;
   }
 
@@ -311,17 +342,16 @@ class PackedDeviceRing {
   uint32_t write_used(uint32_t end) noexcept {
     const PackedCursor first = used_;
     const Chain& last = chain(end - 1);
-    uint32_t moved = chain(shown_).count;
+    const uint32_t moved = descriptors_until(end);
+    journal(batch_until(end, moved));
     if constexpr (kUsed == UsedEntries::kOneForMany) {
-      for (uint32_t n = shown_ + 1; n != end; ++n) moved += chain(n).count;
       show_first(first, last.id, 0);
     } else {
-      PackedCursor at = first.advanced(moved, layout_.size);
+      PackedCursor at = first.advanced(chain(shown_).count, layout_.size);
       for (uint32_t n = shown_ + 1; n != end; ++n) {
         const Chain& used = chain(n);
         access_.store(half(at), used_half(used.id, used.len, at.wrap));
         at = at.advanced(used.count, layout_.size);
-        moved += used.count;
       }
       note_used(first, moved - last.count + 1);
       show_first(first, chain(shown_).id, chain(shown_).len);
@@ -374,7 +404,9 @@ class PackedDeviceRing {
   bool event_idx_;
   RingError error_ = RingError::none;
   // Chains are numbered as they are found; see chain(). They lie there from shown_ to found_.
-  std::unique_ptr<Chain[]> chains_;
+  std::unique_ptr<Own> own_;
+  uint64_t* batch_;  // a PackedBatch
+  Chain* chains_;
   std::unique_ptr<spec::pvirtq_desc[]> rest_;  // descriptors but for the first ones of chains
   uint32_t base_ = 0;                          // number of the chain at the front of chains_
   uint32_t found_ = 0;

@@ -263,7 +263,7 @@ Result<BackendSession::Reply> BackendSession::set_features(Message& message) {
 
 /// An index of one format means nothing in the other.
 void BackendSession::forget_bases() {
-  for (VringState& vring : state_.vrings) vring.base_known = false;
+  for (VringState& vring : state_.vrings) vring.base_known = vring.base_ours = false;
 }
 
 Status BackendSession::change_features(uint64_t features) {

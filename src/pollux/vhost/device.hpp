@@ -60,6 +60,9 @@ struct RingStart {
   /// Where to go on, as SET_VRING_BASE says it: the available index of a split ring, a
   /// ring::PackedPosition inside a packed one.
   uint32_t base = 0;
+  /// The base is where stop_ring stopped the ring, in this session or before a hand-over: it is
+  /// true. Front ends may not know.
+  bool base_ours = false;
   uint64_t features = 0;  ///< negotiated
   /// Where to mark what is written to `memory`, from the first byte on; null: nowhere.
   std::shared_ptr<const WriteLog> log;
@@ -96,6 +99,10 @@ class BackendDevice {
   /// would go on, in the form of RingStart::base. On failure (a worker did not come by in time) the
   /// session ends; the device keeps what the worker may still use.
   [[nodiscard]] virtual Result<uint32_t> stop_ring(uint16_t index) = 0;
+
+  /// The front end took a stopped ring back, and was told where it stands: what it starts next may
+  /// be another ring at the same place.
+  virtual void forget_ring(uint16_t /*index*/) {}
 
   /// Behind an IOMMU: mappings changed, and the rings' readers find the new ones at their next
   /// refresh(). Returns well when no worker uses the ones before. On failure the session ends; the

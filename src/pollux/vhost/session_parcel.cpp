@@ -50,6 +50,7 @@ Json pack_vring(const VringState& vring, FdParcel& fds) {
           {"log", vring.log.value},
           {"base", vring.base},
           {"base_known", vring.base_known},
+          {"base_ours", vring.base_ours},
           {"enable_known", vring.enable_known},
           {"kick_known", vring.kick_known},
           {"call_known", vring.call_known},
@@ -72,6 +73,7 @@ Result<VringState> unpack_vring(const Json& json, FdParcel& fds) {
   vring.log = GuestAddr{json.at("log").get<uint64_t>()};
   vring.base = json.at("base");
   vring.base_known = json.at("base_known");
+  vring.base_ours = json.at("base_ours");
   vring.enable_known = json.at("enable_known");
   vring.kick_known = json.at("kick_known");
   vring.call_known = json.at("call_known");

@@ -103,6 +103,7 @@ Result<BackendSession::Reply> BackendSession::set_vring_base(Message& message) {
   }
   vring.base = wanted.num;
   vring.base_known = true;
+  vring.base_ours = false;
   return Reply();
 }
 
@@ -115,6 +116,7 @@ Result<BackendSession::Reply> BackendSession::get_vring_base(Message& message) {
   vring.kick_known = false;  // it takes a new SET_VRING_KICK to start
   vring.controls.kick.reset();
   vring.stopped_because = "the front end stopped it";
+  device_.forget_ring(*index);
   forget_mappings();
   return make_reply(message.request, spec::vhost_vring_state{asked.index, base_of(vring)});
 }
@@ -193,7 +195,7 @@ Status BackendSession::stop(uint16_t index) {
     return forward(base);
   }
   vring.base = *base;
-  vring.base_known = true;
+  vring.base_known = vring.base_ours = true;
   return {};
 }
 
@@ -247,6 +249,7 @@ Result<RingStart> BackendSession::prepare_start(uint16_t index) {
   start.index = index;
   start.layout = *layout;
   start.base = base;
+  start.base_ours = vring.base_ours;
   start.features = virtio_features();
   start.log = write_log(vring, *layout);
   start.controls = effective_controls(index);

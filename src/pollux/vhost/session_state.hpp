@@ -32,6 +32,7 @@ struct VringState {
   GuestAddr log;
   uint32_t base = 0;          ///< see RingStart::base; valid while the ring is stopped
   bool base_known = false;    ///< SET_VRING_BASE came for this ring, or it ran before
+  bool base_ours = false;     ///< see RingStart
   bool enable_known = false;  ///< SET_VRING_ENABLE came for this ring
   bool kick_known = false;    ///< SET_VRING_KICK came since the ring was last stopped
   bool call_known = false;    ///< SET_VRING_CALL came, with a descriptor or without

@@ -26,6 +26,7 @@ cpus = "1,3-4"
 idle = "poll"
 control = "/run/x.sock"
 control-mode = "0660"
+state = "/run/x"
 
 [pool]
 packets = 4096
@@ -48,6 +49,7 @@ ant = "ring:a,size=64"
   EXPECT_EQ(config.engine.idle, IdlePolicy::kPoll);
   EXPECT_EQ(config.control_socket, "/run/x.sock");
   EXPECT_EQ(config.control_mode, 0660u);
+  EXPECT_EQ(config.state_dir, "/run/x");
   EXPECT_EQ(config.pool.packets, 4096u);
   EXPECT_EQ(config.pool.buffers, 2048u);
   EXPECT_EQ(config.pool.buffer_size, 1024u);
@@ -87,7 +89,7 @@ TEST(Config, ErrorsNameFileLineKeyAndWhatToWrite) {
 TEST(Config, UnknownKeysAreErrorsAndGuessedAt) {
   EXPECT_EQ(error_of("idel = \"adaptive\"\n"),
             "s.toml:1: idel: there is no such key, did you mean 'idle'?; there are: cpus, idle, "
-            "control, control-mode, pool, fdb, ports");
+            "control, control-mode, state, pool, fdb, ports");
   EXPECT_TRUE(error_of("[fdb]\nwings = 2\n").starts_with("s.toml:2: fdb.wings: there is no such"));
 }
 

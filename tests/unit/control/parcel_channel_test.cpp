@@ -111,6 +111,7 @@ TEST(ConfigParcel, ComesBackAsItWas) {
   config.pool.pages = HugePages::kRequire;
   config.control_socket = "/run/x.sock";
   config.control_mode = 0660;
+  config.state_dir = "/run/x";
   const std::vector<NumberedPort> ports{
       {4, NamedPortSpec::parse("v0=vhost-user:/tmp/a\\,b,queues=2").value()}};
   const auto back = unpack_config(pack_config(config, ports));
@@ -124,6 +125,7 @@ TEST(ConfigParcel, ComesBackAsItWas) {
   EXPECT_EQ(back->config.pool.pages, HugePages::kRequire);
   EXPECT_EQ(back->config.control_socket, "/run/x.sock");
   EXPECT_EQ(back->config.control_mode, 0660u);
+  EXPECT_EQ(back->config.state_dir, "/run/x");
   ASSERT_EQ(back->ports.size(), 1u);
   EXPECT_EQ(back->ports[0].index, 4);
   EXPECT_EQ(back->ports[0].port.name, "v0");

@@ -481,6 +481,40 @@ TEST_F(VhostUserDevice, ChainsTakenAndNotReturnedByAnotherAreTakenAgain) {
   EXPECT_EQ(poll(rx_[0]).size(), 4u);
 }
 
+TEST_F(VhostUserDevice, APackedRingThatRanIsNotBegunAgain) {
+  PackedGuestRing sends(8);
+  for (uint16_t i = 0; i < 3; ++i) sends.offer_frame(pattern(60, i), i);
+  ASSERT_TRUE(device_.start_ring(sends.start(1, 0x80008000)));
+  EXPECT_EQ(poll(rx_[0]).size(), 3u);
+  ASSERT_TRUE(device_.stop_ring(1));
+  vhost::RingStart again = sends.start(1, 0x80008000);
+  again.controls.err = event();
+  const Status begun = device_.start_ring(again);
+  ASSERT_FALSE(begun);
+  EXPECT_THAT(begun.error().what, HasSubstr("reset the device"));
+  EXPECT_EQ(count_of(again.controls.err), 1u);
+  sends.offer_frame(pattern(60, 9), 5);
+  ASSERT_TRUE(device_.start_ring(sends.start(1, 0x80038003))) << "whoever knows may go on";
+  EXPECT_EQ(poll(rx_[0]), std::vector<Bytes>{pattern(60, 9)});
+}
+
+TEST_F(VhostUserDevice, AtTheBeginningOfALapWhatWeKnowCounts) {
+  PackedGuestRing sends(4);
+  vhost::RingStart start = sends.start(1, 0x80008000);
+  ASSERT_TRUE(device_.start_ring(start));
+  for (int lap = 0; lap < 2; ++lap) {
+    sends.image.offer({{sends.guest.place(Bytes(kHdr)), kHdr}, {sends.guest.place(Bytes(60)), 60}},
+                      0);
+    for (uint16_t id = 1; id < 3; ++id) sends.offer_frame(pattern(60, id), id);
+    EXPECT_EQ(poll(rx_[0]).size(), 3u);
+  }
+  // The second descriptor of the chain says by its flags that the ring has run.
+  ASSERT_EQ(device_.stop_ring(1).value(), 0x80008000);
+  EXPECT_FALSE(device_.start_ring(start));
+  start.base_ours = true;
+  EXPECT_TRUE(device_.start_ring(start));
+}
+
 TEST_F(VhostUserDevice, FormatsAndOrdersAreTold) {
   GuestRing split;
   PackedGuestRing packed(10);

@@ -16,11 +16,11 @@ constexpr size_t kCommandsATurn = 64;
 
 }  // namespace
 
-ControlQueue::ControlQueue(EventLoop& loop, const vhost::RingStart& start,
+ControlQueue::ControlQueue(EventLoop& loop, const vhost::RingStart& start, const PackedPast& past,
                            LiveControl::Execute execute)
     : loop_(loop),
       index_(start.index),
-      live_(make_live_control(start)),
+      live_(make_live_control(start, past)),
       execute_(std::move(execute)),
       log_(start.log) {
   update(start.controls);

@@ -17,7 +17,8 @@ namespace pollux::vhost_user {
 class ControlQueue {
  public:
   /// Starts to serve `start`'s ring. `loop` outlives it.
-  ControlQueue(EventLoop& loop, const vhost::RingStart& start, LiveControl::Execute execute);
+  ControlQueue(EventLoop& loop, const vhost::RingStart& start, const PackedPast& past,
+               LiveControl::Execute execute);
   ControlQueue(const ControlQueue&) = delete;
   ControlQueue& operator=(const ControlQueue&) = delete;
 

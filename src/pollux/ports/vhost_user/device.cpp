@@ -67,9 +67,18 @@ Status NetDevice::start_ring(const vhost::RingStart& start) {
         ErrorCode::kUnsupported,
         fmt::format("a ring of {} entries is larger than queue-size={}", size, config_.queue_size));
   }
-  if (is_control(start.index)) return start_control(start);
-  if (start.index >= 2 * config_.queue_pairs) {
+  if (!is_control(start.index) && start.index >= 2 * config_.queue_pairs) {
     return fail(ErrorCode::kUnsupported, "there is no control queue: CTRL_VQ was not negotiated");
+  }
+  auto past = find_past(start);
+  if (!past) {
+    log_.warn(fmt::format("ring {} can not start: {}", start.index, past.error().what));
+    if (start.controls.err) signal_event(start.controls.err->get());
+    return forward(past);
+  }
+  if (is_control(start.index)) {
+    start_control(start, *past);
+    return {};
   }
   const auto set_up = [&](auto& slot, auto live) {
     slot.live = std::move(live);
@@ -80,18 +89,21 @@ Status NetDevice::start_ring(const vhost::RingStart& start) {
     if (!start.in_flight.empty()) {
       log_.info(fmt::format("ring {}: {} buffers that an earlier back end had taken go back",
                             start.index, start.in_flight.size()));
-      slot.live->notify();
     }
+    // An earlier back end may have died between a used buffer and its notification.
+    const bool packed = std::holds_alternative<ring::PackedLayout>(start.layout);
+    const bool ran = slot.live->base() != vhost::initial_ring_base(packed);
+    if (ran && !start.base_ours) slot.live->notify();
   };
   const size_t pair = start.index / 2;
   if (is_rx(start.index)) {
-    auto live = make_live_rx(start);
+    auto live = make_live_rx(start, *past);
     if (!start.controls.enabled) {
       live->left_alone_until = std::chrono::steady_clock::now() + config_.enable_grace;
     }
     set_up(rx_rings_[pair], std::move(live));
   } else {
-    set_up(tx_rings_[pair], make_live_tx(start));
+    set_up(tx_rings_[pair], make_live_tx(start, *past));
   }
   publish(start.index);
   // A worker that sleeps is to look at the new ring.

@@ -19,6 +19,7 @@
 #include "pollux/ports/vhost_user/control_queue.hpp"
 #include "pollux/ports/vhost_user/queues.hpp"
 #include "pollux/ports/vhost_user/reception.hpp"
+#include "pollux/ports/vhost_user/ring_file.hpp"
 #include "pollux/spec/virtio_net_control.hpp"
 #include "pollux/vhost/device.hpp"
 #include "pollux/virtio/net_control.hpp"
@@ -45,6 +46,7 @@ class NetDevice final : public vhost::BackendDevice {
     std::optional<net::MacAddress> mac{};
     uint16_t mtu = 1500;
     uint32_t speed = spec::VIRTIO_NET_SPEED_UNKNOWN;  ///< Mbit/s
+    std::string ring_file{};  ///< path for RingFile; empty: packed rings are noted nowhere
   };
 
   /// `quiescence` outlives the device.
@@ -62,11 +64,18 @@ class NetDevice final : public vhost::BackendDevice {
   /// Fills in what the device knows: rings, link, MTU and what is broken.
   void describe(PortInfo& info) const;
 
+  // Hand-over.
+  /// The descriptor of the RingFile, -1 without one.
+  [[nodiscard]] int ring_file_fd() const { return ring_file_ ? ring_file_->fd() : -1; }
+  /// The file that another process had open. Before rings start.
+  [[nodiscard]] Status adopt_ring_file(UniqueFd fd);
+
   // vhost::BackendDevice. Ring 2i is the receiveq of queue pair i, ring 2i+1 its transmitq
   // (VIRTIO 1.3, 5.1.2): what the guest sends is what the switch receives.
   [[nodiscard]] vhost::DeviceOffer offer() const override;
   [[nodiscard]] Status start_ring(const vhost::RingStart& start) override;
   [[nodiscard]] Result<uint32_t> stop_ring(uint16_t index) override;
+  void forget_ring(uint16_t index) override;
   void update_ring(uint16_t index, const vhost::RingControls& controls) override;
   [[nodiscard]] Status update_log(uint16_t index, std::shared_ptr<const WriteLog> log) override;
   [[nodiscard]] Status mappings_changed() override;
@@ -81,6 +90,10 @@ class NetDevice final : public vhost::BackendDevice {
 
  private:
   static constexpr auto kQuiescenceDeadline = std::chrono::seconds(2);
+  /// With the control queue, whether there is one or not.
+  [[nodiscard]] uint16_t rings() const {
+    return static_cast<uint16_t>(2 * config_.queue_pairs + 1);
+  }
   static bool is_rx(uint16_t index) { return index % 2 == 1; }
 
   /// One ring as control knows it, whether it runs or not.
@@ -94,6 +107,9 @@ class NetDevice final : public vhost::BackendDevice {
   };
 
   [[nodiscard]] bool unpublish(uint16_t index);
+  [[nodiscard]] Result<PackedPast> find_past(const vhost::RingStart& start);
+  [[nodiscard]] ring::PackedJournal journal_of(const vhost::RingStart& start,
+                                               const ring::PackedLayout& layout);
   void publish(uint16_t index);
   void map_tx();
   void look_ahead();
@@ -108,7 +124,7 @@ class NetDevice final : public vhost::BackendDevice {
     return control_queue_ && control_queue_->index() == index;
   }
   [[nodiscard]] size_t pairs_in_use() const;
-  [[nodiscard]] Status start_control(const vhost::RingStart& start);
+  void start_control(const vhost::RingStart& start, const PackedPast& past);
   [[nodiscard]] Result<uint32_t> stop_control();
   void reset_control(uint64_t features);
   [[nodiscard]] bool execute(std::span<const std::byte> command);
@@ -128,6 +144,8 @@ class NetDevice final : public vhost::BackendDevice {
   std::unique_ptr<const Reception> reception_owner_;
   std::atomic<const Reception*> reception_{nullptr};
   std::atomic<uint32_t> offloads_{0};
+  std::unique_ptr<RingFile> ring_file_;  // opened for the first packed ring; outlives all rings
+  bool ring_file_failed_ = false;
   std::vector<RxSlot> rx_;
   std::vector<TxSlot> tx_;
   std::vector<Ring<LiveRx>> rx_rings_;

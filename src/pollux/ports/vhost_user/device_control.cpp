@@ -74,7 +74,10 @@ void NetDevice::features_changed(uint64_t features) {
   publish_reception();  // waits: a worker that read the old bits must not send to a new ring
 }
 
-void NetDevice::reset() { features_changed(features_); }
+void NetDevice::reset() {
+  for (uint16_t i = 0; i < rings(); ++i) forget_ring(i);
+  features_changed(features_);
+}
 
 void NetDevice::kick(uint16_t index) {
   if (runs_control(index)) control_queue_->serve();
@@ -153,11 +156,10 @@ void NetDevice::publish_reception() {
   stranded_receptions_.push_back(std::move(before));
 }
 
-Status NetDevice::start_control(const vhost::RingStart& start) {
+void NetDevice::start_control(const vhost::RingStart& start, const PackedPast& past) {
   control_queue_ = std::make_unique<ControlQueue>(
-      *config_.loop, start,
+      *config_.loop, start, past,
       [this](std::span<const std::byte> command) { return execute(command); });
-  return {};
 }
 
 Result<uint32_t> NetDevice::stop_control() {

@@ -25,10 +25,11 @@ struct ControlOf final : LiveControl {
 
 }  // namespace
 
-std::unique_ptr<LiveControl> make_live_control(const vhost::RingStart& start) {
+std::unique_ptr<LiveControl> make_live_control(const vhost::RingStart& start,
+                                               const PackedPast& past) {
   return std::visit(
       [&](const auto& layout) -> std::unique_ptr<LiveControl> {
-        return make<ControlOf, ring::UsedEntries::kEach>(layout, start);
+        return make<ControlOf, ring::UsedEntries::kEach>(layout, start, past);
       },
       start.layout);
 }

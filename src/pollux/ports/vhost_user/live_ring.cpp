@@ -64,22 +64,22 @@ void LiveRing::notify() const noexcept {
   if (now->call) signal_event(now->call->get());
 }
 
-std::unique_ptr<LiveRx> make_live_rx(const vhost::RingStart& start) {
+std::unique_ptr<LiveRx> make_live_rx(const vhost::RingStart& start, const PackedPast& past) {
   return std::visit(
       [&](const auto& layout) -> std::unique_ptr<LiveRx> {
         // Nothing is written to a transmitq's chains, so one used entry does for many.
         if (has(start, spec::VIRTIO_F_IN_ORDER)) {
-          return make<RxOf, UsedEntries::kOneForMany>(layout, start);
+          return make<RxOf, UsedEntries::kOneForMany>(layout, start, past);
         }
-        return make<RxOf, UsedEntries::kEach>(layout, start);
+        return make<RxOf, UsedEntries::kEach>(layout, start, past);
       },
       start.layout);
 }
 
-std::unique_ptr<LiveTx> make_live_tx(const vhost::RingStart& start) {
+std::unique_ptr<LiveTx> make_live_tx(const vhost::RingStart& start, const PackedPast& past) {
   return std::visit(
       [&](const auto& layout) -> std::unique_ptr<LiveTx> {
-        return make<TxOf, UsedEntries::kEach>(layout, start);
+        return make<TxOf, UsedEntries::kEach>(layout, start, past);
       },
       start.layout);
 }

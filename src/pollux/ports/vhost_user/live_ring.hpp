@@ -14,6 +14,7 @@
 #include "pollux/base/spin_lock.hpp"
 #include "pollux/packet/burst.hpp"
 #include "pollux/ports/vhost_user/open_turns.hpp"
+#include "pollux/ring/packed_journal.hpp"
 #include "pollux/ring/ring_error.hpp"
 #include "pollux/vhost/device.hpp"
 
@@ -103,9 +104,18 @@ struct LiveControl : LiveRing {
   [[nodiscard]] virtual bool serve(size_t most, const Execute& execute) = 0;
 };
 
-/// Make a ring run, from where the peer has it now.
-[[nodiscard]] std::unique_ptr<LiveRx> make_live_rx(const vhost::RingStart& start);
-[[nodiscard]] std::unique_ptr<LiveTx> make_live_tx(const vhost::RingStart& start);
-[[nodiscard]] std::unique_ptr<LiveControl> make_live_control(const vhost::RingStart& start);
+/// What a packed ring does not say itself: where it goes on, and where that is noted from now on.
+struct PackedPast {
+  ring::PackedResume resume;
+  ring::PackedJournal journal;  ///< outlives the ring; empty: nowhere
+};
+
+/// Make a ring run, from where the peer has it now. `past` is for packed rings.
+[[nodiscard]] std::unique_ptr<LiveRx> make_live_rx(const vhost::RingStart& start,
+                                                   const PackedPast& past);
+[[nodiscard]] std::unique_ptr<LiveTx> make_live_tx(const vhost::RingStart& start,
+                                                   const PackedPast& past);
+[[nodiscard]] std::unique_ptr<LiveControl> make_live_control(const vhost::RingStart& start,
+                                                             const PackedPast& past);
 
 }  // namespace pollux::vhost_user

@@ -3,8 +3,10 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <array>
 #include <chrono>
+#include <filesystem>
 #include <string>
 #include <utility>
 #include <vector>
@@ -47,6 +49,13 @@ struct Config {
   vhost::BackendEndpoint::Mode mode = vhost::BackendEndpoint::Mode::kServer;
   vhost_user::NetDevice::Config device;
 };
+
+/// A socket's path as the name of a file: the same after a restart, and told from others.
+std::string file_name_of(const std::string& path) {
+  std::string name = std::filesystem::absolute(path).lexically_normal();
+  std::ranges::replace(name, '/', '!');
+  return name;
+}
 
 uint64_t offered_features(SpecReader& read, uint16_t queue_pairs) {
   using namespace spec;
@@ -133,10 +142,18 @@ class VhostUserPort final : public Port {
   }
 
   Status can_hand_over() const override { return endpoint_->can_hand_over(); }
-  Status save(PortParcel& to) override { return endpoint_->save(to.values, to.fds); }
+  Status save(PortParcel& to) override {
+    to.values["ring_file"] = to.fds.lend(device_.ring_file_fd());
+    return endpoint_->save(to.values, to.fds);
+  }
   void resume() override { endpoint_->resume(); }
   void release() override { endpoint_->release(); }
   Status adopt(PortParcel& from) override {
+    auto ring_file = from.fds.take(from.values.at("ring_file"));
+    if (!ring_file) return forward(ring_file);
+    if (*ring_file) {
+      if (auto ok = device_.adopt_ring_file(std::move(*ring_file)); !ok) return ok;
+    }
     auto endpoint = vhost::BackendEndpoint::adopt(context_.loop, config_.path, config_.mode,
                                                   device_, context_.log, from.values, from.fds);
     if (!endpoint) return forward(endpoint);
@@ -159,6 +176,9 @@ class VhostUserPort final : public Port {
     vhost_user::NetDevice::Config device = config.device;
     device.senders = context.senders;
     device.loop = &context.loop;
+    if (!context.state_dir.empty()) {
+      device.ring_file = fmt::format("{}/{}.rings", context.state_dir, file_name_of(config.path));
+    }
     return device;
   }
   Status begin(std::unique_ptr<vhost::BackendEndpoint> endpoint) {

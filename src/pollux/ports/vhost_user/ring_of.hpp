@@ -6,7 +6,6 @@
 
 #include <memory>
 #include <utility>
-#include <vector>
 
 #include "pollux/ports/vhost_user/live_ring.hpp"
 #include "pollux/ring/packed_device_ring.hpp"
@@ -35,33 +34,40 @@ struct RingOf<ring::PackedLayout, kUsed> {
 
 /// We return chains in the order in which we take them, so whatever a back end before us took and
 /// did not return starts at the used index: go on there, whatever base the front end remembers.
-inline ring::SplitDeviceConfig begin(const ring::SplitLayout& layout,
-                                     const vhost::RingStart& start) {
+inline ring::SplitDeviceConfig begin(const ring::SplitLayout& layout, const vhost::RingStart& start,
+                                     const PackedPast&) {
   return {.layout = layout,
           .next_avail = SharedAccess{}.load_acquire(&layout.used->idx),
           .indirect = has(start, spec::VIRTIO_F_INDIRECT_DESC),
           .event_idx = has(start, spec::VIRTIO_F_EVENT_IDX)};
 }
-/// The same, but a packed ring does not say where its used index is: only the base does.
+/// The same, but a packed ring does not say where its used index is.
 inline ring::PackedDeviceConfig begin(const ring::PackedLayout& layout,
-                                      const vhost::RingStart& start) {
+                                      const vhost::RingStart& start, const PackedPast& past) {
   return {.layout = layout,
-          .next = ring::PackedPosition::from_wire(start.base).used,
+          .next = past.resume.next,
           .indirect = has(start, spec::VIRTIO_F_INDIRECT_DESC),
-          .event_idx = has(start, spec::VIRTIO_F_EVENT_IDX)};
+          .event_idx = has(start, spec::VIRTIO_F_EVENT_IDX),
+          .journal = past.journal};
 }
 
 /// What a back end that did not return chains in order had taken goes back unused: a packet that is
 /// lost harms nobody, one that comes twice may.
 template <ring::UsedEntries kUsed>
-void give_back(ring::SplitDeviceRing<SharedAccess, kUsed>& ring,
-               const std::vector<uint16_t>& heads) {
-  for (const uint16_t head : heads) ring.put_used(head, 0);
-  ring.take(static_cast<uint32_t>(heads.size()));
+void settle(ring::SplitDeviceRing<SharedAccess, kUsed>& ring, const vhost::RingStart& start,
+            const PackedPast&) {
+  for (const uint16_t head : start.in_flight) ring.put_used(head, 0);
+  ring.take(static_cast<uint32_t>(start.in_flight.size()));
   (void)ring.publish();
 }
+/// What a back end was about to show when it died is shown: some of it may be in the ring already.
 template <ring::UsedEntries kUsed>
-void give_back(ring::PackedDeviceRing<SharedAccess, kUsed>&, const std::vector<uint16_t>&) {}
+void settle(ring::PackedDeviceRing<SharedAccess, kUsed>& ring, const vhost::RingStart&,
+            const PackedPast& past) {
+  if (past.resume.chains == 0) return ring.begin_journal();
+  ring.put_again(past.resume);
+  (void)ring.publish();
+}
 
 template <ring::UsedEntries kUsed>
 uint32_t base_of(const ring::SplitDeviceRing<SharedAccess, kUsed>& ring) noexcept {
@@ -81,12 +87,12 @@ inline const char* format_name(const ring::PackedLayout&, bool in_order) {
 
 /// A Live<Ring> for this layout.
 template <template <typename> typename Live, ring::UsedEntries kUsed, typename Layout>
-auto make(const Layout& layout, const vhost::RingStart& start) {
+auto make(const Layout& layout, const vhost::RingStart& start, const PackedPast& past) {
   using Ring = typename RingOf<Layout, kUsed>::Type;
   PeerView view = start.view();
   view.set_log(start.log.get());
-  Ring ring(begin(layout, start), view);
-  if (!start.in_flight.empty()) give_back(ring, start.in_flight);
+  Ring ring(begin(layout, start, past), view);
+  settle(ring, start, past);
   auto live = std::make_unique<Live<Ring>>(std::move(ring), start.features);
   live->memory = start.memory;
   live->iotlb = start.iotlb;
