@@ -6,6 +6,7 @@
 #include <cstdint>
 #include <optional>
 #include <span>
+#include <utility>
 #include <vector>
 
 #include "pollux/base/result.hpp"
@@ -93,6 +94,8 @@ class NetControl {
   [[nodiscard]] Result<ControlEffect> apply(std::span<const std::byte> command);
 
   [[nodiscard]] const NetControlState& state() const { return state_; }
+  /// Takes on what another process's device with these features was told.
+  void restore(NetControlState state) { state_ = std::move(state); }
 
  private:
   using Bytes = std::span<const std::byte>;

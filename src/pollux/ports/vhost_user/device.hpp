@@ -70,6 +70,13 @@ class NetDevice final : public vhost::BackendDevice {
   /// The file that another process had open. Before rings start.
   [[nodiscard]] Status adopt_ring_file(UniqueFd fd);
 
+  /// What the driver has set through its control queue.
+  [[nodiscard]] const virtio::NetControlState& control_state() const { return control_.state(); }
+  /// The session that begins between these two calls is one that another process had, whose driver
+  /// had set `state`.
+  void begin_adoption(virtio::NetControlState state);
+  void end_adoption();
+
   // vhost::BackendDevice. Ring 2i is the receiveq of queue pair i, ring 2i+1 its transmitq
   // (VIRTIO 1.3, 5.1.2): what the guest sends is what the switch receives.
   [[nodiscard]] vhost::DeviceOffer offer() const override;
@@ -140,6 +147,7 @@ class NetDevice final : public vhost::BackendDevice {
   uint16_t mtu_ = 0;
   uint64_t features_ = 0;  // negotiated
   virtio::NetControl control_{virtio::NetControl::Config{}};
+  std::optional<virtio::NetControlState> adopted_control_;  // for the features that come next
   spec::virtio_net_config space_{};
   std::unique_ptr<const Reception> reception_owner_;
   std::atomic<const Reception*> reception_{nullptr};

@@ -3,7 +3,9 @@
 // configuration space. VIRTIO 1.3, 5.1.4 and 5.1.6.5.
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <mutex>
+#include <optional>
 #include <utility>
 
 #include "pollux/packet/tx_offloads.hpp"
@@ -65,8 +67,19 @@ void NetDevice::reset_control(uint64_t features) {
   features_ = features;
   control_ = virtio::NetControl(
       {.features = features, .max_queue_pairs = config_.queue_pairs, .mac = config_.mac});
+  if (adopted_control_) control_.restore(*std::exchange(adopted_control_, std::nullopt));
   update_config_space();
   offloads_.store(tx_offloads(control_.state().guest_offloads), std::memory_order_relaxed);
+}
+
+void NetDevice::begin_adoption(virtio::NetControlState state) {
+  state.queue_pairs = std::min(state.queue_pairs, config_.queue_pairs);
+  adopted_control_ = std::move(state);
+}
+
+void NetDevice::end_adoption() {
+  adopted_control_.reset();
+  apply_offloads();
 }
 
 void NetDevice::features_changed(uint64_t features) {

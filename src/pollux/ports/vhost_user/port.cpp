@@ -12,6 +12,7 @@
 #include <vector>
 
 #include "pollux/port/parcel.hpp"
+#include "pollux/ports/vhost_user/control_parcel.hpp"
 #include "pollux/ports/vhost_user/device.hpp"
 #include "pollux/spec/virtio_net.hpp"
 #include "pollux/vhost/listener.hpp"
@@ -144,6 +145,7 @@ class VhostUserPort final : public Port {
   Status can_hand_over() const override { return endpoint_->can_hand_over(); }
   Status save(PortParcel& to) override {
     to.values["ring_file"] = to.fds.lend(device_.ring_file_fd());
+    to.values["control"] = vhost_user::pack_control(device_.control_state());
     return endpoint_->save(to.values, to.fds);
   }
   void resume() override { endpoint_->resume(); }
@@ -154,8 +156,10 @@ class VhostUserPort final : public Port {
     if (*ring_file) {
       if (auto ok = device_.adopt_ring_file(std::move(*ring_file)); !ok) return ok;
     }
+    device_.begin_adoption(vhost_user::unpack_control(from.values.at("control")));
     auto endpoint = vhost::BackendEndpoint::adopt(context_.loop, config_.path, config_.mode,
                                                   device_, context_.log, from.values, from.fds);
+    device_.end_adoption();
     if (!endpoint) return forward(endpoint);
     return begin(std::move(*endpoint));
   }

@@ -197,7 +197,8 @@ Status Session::share_inflight() {
     return {};
   }
   if (!inflight_) {
-    auto made = frontend_.get_inflight_fd(static_cast<uint16_t>(2 * queue_pairs_),
+    const int rings = has(VIRTIO_NET_F_CTRL_VQ) ? control_index_ + 1 : 2 * queue_pairs_;
+    auto made = frontend_.get_inflight_fd(static_cast<uint16_t>(rings),
                                           static_cast<uint16_t>(queue_size()));
     if (!made) return forward(made);
     inflight_ = std::move(*made);
