@@ -12,6 +12,7 @@
 #include <string>
 #include <vector>
 
+#include "pollux/base/peer_fd.hpp"
 #include "pollux/engine/engine.hpp"
 #include "tests/support/lying_front_end.hpp"
 #include "tests/support/vhost_peer.hpp"
@@ -261,6 +262,7 @@ void expect_accounts(const Engine& engine) {
 
 TEST_P(RacingFrontEnd, WhileTheRingsArePolled) {
   const Deed& deed = GetParam();
+  signal_event(test::make_event().get());  // a thread's first signal opens what it keeps
   const size_t before = test::open_fds();
   {
     Arena arena;
