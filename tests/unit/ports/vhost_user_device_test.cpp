@@ -169,6 +169,33 @@ TEST_F(VhostUserDevice, RingsCarryAndStop) {
   EXPECT_EQ(rx_[0].counters->packets.value(), 1u);  // counters outlive the peer
 }
 
+TEST_F(VhostUserDevice, OffloadsThatTheDriverTurnedOffStayOffInANewRing) {
+  constexpr uint64_t kOffloads = kFeatures | spec::VIRTIO_NET_F_GUEST_CSUM |
+                                 spec::VIRTIO_NET_F_CTRL_VQ |
+                                 spec::VIRTIO_NET_F_CTRL_GUEST_OFFLOADS;
+  const auto flags = [&] {
+    GuestRing receives;
+    const uint64_t addr = receives.guest.allocate(2000);
+    receives.image.desc(0, addr, 2000, kWrite);
+    receives.image.offer(0);
+    EXPECT_TRUE(device_.start_ring(receives.start(0, true, kOffloads)));
+    Burst burst(pool_.cache());
+    burst.push(pool_.packet_of(pattern(60)));
+    burst[0].meta.csum_valid = true;
+    (void)tx_[0].send(tx_[0].self, burst);
+    tx_[0].flush(tx_[0].self);
+    EXPECT_EQ(receives.image.used_idx(), 1);
+    EXPECT_TRUE(device_.stop_ring(0));
+    return receives.guest.read(addr, 1);
+  };
+  device_.features_changed(kOffloads);
+  EXPECT_EQ(flags(), Bytes{std::byte{spec::VIRTIO_NET_HDR_F_DATA_VALID}});
+  device_.begin_adoption({.guest_offloads = 0});
+  device_.features_changed(kOffloads);
+  device_.end_adoption();
+  EXPECT_EQ(flags(), Bytes{std::byte{0}});
+}
+
 TEST_F(VhostUserDevice, RingsLargerThanAllowedAreRefused) {
   GuestRing large(512);
   const Status refused = device_.start_ring(large.start(1));

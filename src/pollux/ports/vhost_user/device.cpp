@@ -103,7 +103,9 @@ Status NetDevice::start_ring(const vhost::RingStart& start) {
     }
     set_up(rx_rings_[pair], std::move(live));
   } else {
-    set_up(tx_rings_[pair], make_live_tx(start, *past));
+    auto live = make_live_tx(start, *past);
+    apply_offloads(*live);
+    set_up(tx_rings_[pair], std::move(live));
   }
   publish(start.index);
   // A worker that sleeps is to look at the new ring.

@@ -136,6 +136,7 @@ class NetDevice final : public vhost::BackendDevice {
   void reset_control(uint64_t features);
   [[nodiscard]] bool execute(std::span<const std::byte> command);
   void apply_offloads();
+  void apply_offloads(LiveTx& ring) const;
   [[nodiscard]] std::unique_ptr<const Reception> make_reception() const;
   void publish_reception();
   void update_config_space();

@@ -77,10 +77,7 @@ void NetDevice::begin_adoption(virtio::NetControlState state) {
   adopted_control_ = std::move(state);
 }
 
-void NetDevice::end_adoption() {
-  adopted_control_.reset();
-  apply_offloads();
-}
+void NetDevice::end_adoption() { adopted_control_.reset(); }
 
 void NetDevice::features_changed(uint64_t features) {
   reset_control(features);
@@ -124,14 +121,19 @@ bool NetDevice::execute(std::span<const std::byte> command) {
 }
 
 void NetDevice::apply_offloads() {
-  const uint64_t wanted = control_.state().guest_offloads;
-  offloads_.store(tx_offloads(wanted), std::memory_order_relaxed);
+  offloads_.store(tx_offloads(control_.state().guest_offloads), std::memory_order_relaxed);
   for (auto& ring : tx_rings_) {
     if (!ring.live) continue;
     const std::lock_guard guard(ring.live->lock);
-    ring.live->set_guest_csum((wanted & VIRTIO_NET_F_GUEST_CSUM) != 0);
+    apply_offloads(*ring.live);
   }
   (void)quiescence_.synchronize(kQuiescenceDeadline);
+}
+
+/// What the driver has set outlives a ring that stops and starts again (5.1.6.5.8).
+void NetDevice::apply_offloads(LiveTx& ring) const {
+  if ((features_ & VIRTIO_NET_F_CTRL_GUEST_OFFLOADS) == 0) return;
+  ring.set_guest_csum((control_.state().guest_offloads & VIRTIO_NET_F_GUEST_CSUM) != 0);
 }
 
 std::unique_ptr<const Reception> NetDevice::make_reception() const {
