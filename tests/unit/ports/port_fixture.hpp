@@ -75,13 +75,17 @@ class PortTest : public testing::Test {
     return started ? "" : started.error().what;
   }
 
-  /// Sends one frame; true when the queue took it.
+  /// Sends one frame; true when the queue took it, false also while the pool is empty.
   bool send(const TxQueue& queue, const Frame& frame, PacketMeta meta = {}) {
     Burst burst(cache_);
     Packet* packet = cache_.allocate();
-    EXPECT_TRUE(packet != nullptr && fill(*packet, cache_, frame));
-    packet->meta = meta;
+    if (packet == nullptr) return false;
     burst.push(packet);
+    if (!fill(*packet, cache_, frame)) {
+      burst.clear();
+      return false;
+    }
+    packet->meta = meta;
     (void)queue.send(queue.self, burst);
     if (queue.flush != nullptr) queue.flush(queue.self);
     return burst.empty();

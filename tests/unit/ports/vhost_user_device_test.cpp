@@ -190,7 +190,9 @@ TEST_F(VhostUserDevice, OffloadsThatTheDriverTurnedOffStayOffInANewRing) {
   };
   device_.features_changed(kOffloads);
   EXPECT_EQ(flags(), Bytes{std::byte{spec::VIRTIO_NET_HDR_F_DATA_VALID}});
-  device_.begin_adoption({.guest_offloads = 0});
+  virtio::NetControlState off;
+  off.guest_offloads = 0;
+  device_.begin_adoption(off);
   device_.features_changed(kOffloads);
   device_.end_adoption();
   EXPECT_EQ(flags(), Bytes{std::byte{0}});
