@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Receive-side scaling and hash reports (VIRTIO 1.3, 5.1.6.4.3, 5.1.6.5.7): frames of the flows
-whose hashes Microsoft publishes arrive in the receiveq that the driver's table names for them, with
-that hash in their header."""
+"""Which receiveq a frame arrives in. Receive-side scaling and hash reports (VIRTIO 1.3, 5.1.6.4.3,
+5.1.6.5.7): frames of the flows whose hashes Microsoft publishes arrive in the receiveq that the
+driver's table names for them, with that hash in their header. Without, automatic receive steering
+(5.1.6.5.6): answers arrive beside the transmitq that asked."""
 
 import struct
 
@@ -159,3 +160,72 @@ def test_header_of_frames_that_are_sent(ends):
     for cuts in ((), (12,), (19,), (20,), (3, 21)):
         driver.send(frame, cuts=cuts)
         assert sender.receive(1, timeout=20) == [frame]
+
+
+def connect(supervisor, options=""):
+    """(switch, sender, driver) with a driver of several queue pairs and no control queue."""
+    switch = PolluxSwitch(supervisor, ["s", Port("d", queues=PAIRS)], port_options=options)
+    sender = supervisor.enter(Frontend(switch.socket("s")))
+    driver = supervisor.enter(Frontend(switch.socket("d"), pairs=PAIRS, queue_size=64,
+                                       regions=[4 << 20],
+                                       features=(VERSION_1, MRG_RXBUF, MQ)))
+    for end in (sender, driver):
+        end.start()
+    switch.wait_attached("s", "d")
+    return switch, sender, driver
+
+
+def ask(sender, driver, flow, pair):
+    """The driver sends in a flow, by that transmitq."""
+    source, source_port, destination, port = flow
+    request = frames.udp4(SENDER, OWN, destination, source, b"request",
+                          ports=(port, source_port))
+    driver.send(request, pair=pair)
+    assert sender.receive(1, timeout=20) == [request]
+
+
+def answer(sender, driver, flow):
+    """The receiveq in which the answer arrives."""
+    frame = udp(flow)
+    sender.send(frame)
+    pair, _, got = arrives(driver)
+    assert got == frame
+    return pair
+
+
+def test_answers_arrive_where_they_are_waited_for(supervisor):
+    switch, sender, driver = connect(supervisor)
+    for turn in range(PAIRS):
+        for number, flow in enumerate(FLOWS):
+            ask(sender, driver, flow, (number + turn) % PAIRS)
+        for number, flow in enumerate(FLOWS):
+            assert answer(sender, driver, flow) == (number + turn) % PAIRS
+    # A receiveq that is disabled is stood in for by one that is not, and comes back.
+    flow = next(iter(FLOWS))
+    ask(sender, driver, flow, 3)
+    assert answer(sender, driver, flow) == 3
+    driver.tell(SET_VRING_ENABLE, struct.pack("<II", 6, 0))
+    assert len({answer(sender, driver, flow) for _ in range(4)} | {3}) == 2
+    driver.tell(SET_VRING_ENABLE, struct.pack("<II", 6, 1))
+    assert answer(sender, driver, flow) == 3
+    check_conservation(switch.finish())
+
+
+def test_flows_that_nobody_asked_for_are_spread(supervisor):
+    """Each stays in its receiveq, and all receiveqs have some."""
+    switch, sender, driver = connect(supervisor)
+    flows = [("10.0.0.1", 1000 + number, "10.0.0.2", 80) for number in range(64)]
+    seen = [answer(sender, driver, flow) for flow in flows]
+    assert [answer(sender, driver, flow) for flow in flows] == seen
+    assert set(seen) == set(range(PAIRS))
+    check_conservation(switch.finish())
+
+
+def test_without_steering_a_worker_fills_one(supervisor):
+    switch, sender, driver = connect(supervisor, "steering=worker")
+    pairs = set()
+    for number, flow in enumerate(FLOWS):
+        ask(sender, driver, flow, number % PAIRS)
+        pairs.add(answer(sender, driver, flow))
+    assert len(pairs) == 1
+    check_conservation(switch.finish())

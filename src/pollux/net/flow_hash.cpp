@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "pollux/net/flow_hash.hpp"
 
+#include <bit>
 #include <cstring>
 
 #include "pollux/net/wire.hpp"
@@ -38,26 +39,29 @@ class Mixer {
 
 }  // namespace
 
-uint32_t flow_hash(std::span<const std::byte> head, const ParsedHeaders& headers,
-                   uint64_t seed) noexcept {
+uint32_t flow_hash(std::span<const std::byte> head, const ParsedHeaders& headers, uint64_t seed,
+                   FlowDirection direction) noexcept {
+  const bool reverse = direction == FlowDirection::kReverse;
   Mixer mixer(seed);
+  const auto add_ends = [&](const auto& from, const auto& to) {
+    mixer.add(reverse ? to : from);
+    mixer.add(reverse ? from : to);
+  };
   Ipv4Header v4;
   Ipv6Header v6;
   if (headers.ip_version == 4 && read_at(head, headers.l3_offset, v4)) {
-    mixer.add(v4.source);
-    mixer.add(v4.destination);
+    add_ends(v4.source, v4.destination);
   } else if (headers.ip_version == 6 && read_at(head, headers.l3_offset, v6)) {
-    mixer.add(v6.source);
-    mixer.add(v6.destination);
+    add_ends(v6.source, v6.destination);
   } else {
     if (head.size() < kEthernetHeaderSize) return mixer.value();
-    mixer.add(destination_key(head.data()));
-    mixer.add(source_key(head.data()));
+    add_ends(source_key(head.data()), destination_key(head.data()));
     return mixer.value();
   }
   uint32_t ports = 0;
   const bool has_ports = headers.payload_offset != 0 && !headers.fragment;
   if (has_ports && !read_at(head, headers.l4_offset, ports)) ports = 0;
+  if (reverse) ports = std::rotl(ports, 16);
   mixer.add(uint64_t{ports} << 8 | headers.ip_proto);
   return mixer.value();
 }

@@ -37,6 +37,27 @@ TEST(FlowHash, SameFlowSameHash) {
   EXPECT_NE(hash_of(frame, 8), hash) << "another seed";
 }
 
+TEST(FlowHash, AnswersHashAsTheReverse) {
+  const auto both = [](const Bytes& frame, const Bytes& answer) {
+    const auto reverse = [](const Bytes& of) {
+      return flow_hash(test::as_span(of), parse(test::as_span(of)), 7, FlowDirection::kReverse);
+    };
+    EXPECT_EQ(reverse(frame), hash_of(answer));
+    EXPECT_EQ(reverse(answer), hash_of(frame));
+    EXPECT_NE(hash_of(frame), hash_of(answer));
+  };
+  both(udp_frame(0x103), from_hex("525400000001 525400000002 0800 4500 0020 0001 0000 4011 0000 "
+                              "0a000002 0a000001 1f90 1003 000c 0000 61626364"));
+  both(from_hex("525400000002 525400000001 86dd 6000 0000 0008 1140 "
+                "20010db8000000000000000000000001 20010db8000000000000000000000002 "
+                "1000 1f90 0008 0000"),
+       from_hex("525400000001 525400000002 86dd 6000 0000 0008 1140 "
+                "20010db8000000000000000000000002 20010db8000000000000000000000001 "
+                "1f90 1000 0008 0000"));
+  both(from_hex("525400000002 525400000001 88cc 0001"),
+       from_hex("525400000001 525400000002 88cc 0001"));
+}
+
 TEST(FlowHash, FlowsSpread) {
   std::vector<int> buckets(16);
   std::set<uint32_t> hashes;

@@ -198,6 +198,49 @@ TEST_F(VhostUserDevice, OffloadsThatTheDriverTurnedOffStayOffInANewRing) {
   EXPECT_EQ(flags(), Bytes{std::byte{0}});
 }
 
+TEST_F(VhostUserDevice, AnswersGoBesideTheTransmitqThatAsked) {
+  constexpr uint64_t kMany = kFeatures | spec::VIRTIO_NET_F_MQ;
+  // Neither IP nor one of the driver's own: by Ethernet addresses.
+  const auto frame = [](char to, char from) {
+    Bytes bytes = pattern(60);
+    std::fill_n(bytes.begin(), 14, std::byte{0});
+    bytes[5] = std::byte(to);
+    bytes[11] = std::byte(from);
+    return bytes;
+  };
+  std::array<GuestRing, 2> sends;
+  std::array<GuestRing, 2> receives;
+  device_.features_changed(kMany);
+  for (uint16_t pair = 0; pair < 2; ++pair) {
+    for (int i = 0; i < 8; ++i) receives[pair].post(2000);
+    ASSERT_TRUE(device_.start_ring(receives[pair].start(2 * pair, true, kMany)));
+    ASSERT_TRUE(device_.start_ring(sends[pair].start(2 * pair + 1, true, kMany)));
+  }
+  sends[0].offer_frame(frame(9, 1));
+  sends[1].offer_frame(frame(9, 2));
+  EXPECT_EQ(poll(rx_[0]).size(), 1u);
+  EXPECT_EQ(poll(rx_[1]).size(), 1u);
+  const auto answer = [&](std::initializer_list<char> to) {
+    Burst burst(pool_.cache());
+    for (const char mac : to) burst.push(pool_.packet_of(frame(mac, 9)));
+    (void)tx_[0].send(tx_[0].self, burst);
+    tx_[0].flush(tx_[0].self);
+    EXPECT_TRUE(burst.empty());
+  };
+  answer({1, 2, 2, 1, 2});
+  EXPECT_EQ(receives[0].image.used_idx(), 2);
+  EXPECT_EQ(receives[1].image.used_idx(), 3);
+  // What came last counts, and a ring that has gone is stood in for.
+  sends[1].offer_frame(frame(9, 1));
+  EXPECT_EQ(poll(rx_[1]).size(), 1u);
+  answer({1});
+  EXPECT_EQ(receives[1].image.used_idx(), 4);
+  EXPECT_TRUE(device_.stop_ring(2));
+  answer({1, 2});
+  EXPECT_EQ(receives[0].image.used_idx(), 4);
+  EXPECT_EQ(receives[1].image.used_idx(), 4);
+}
+
 TEST_F(VhostUserDevice, RingsLargerThanAllowedAreRefused) {
   GuestRing large(512);
   const Status refused = device_.start_ring(large.start(1));

@@ -32,7 +32,11 @@ NetDevice::NetDevice(const Config& config, Quiescence& quiescence, Log log)
   for (TxSlot& slot : tx_) {
     slot.offloads = &offloads_;
     slot.reception = &reception_;
-    if ((config.features & spec::VIRTIO_NET_F_RSS) != 0) slot.lanes.resize(config.queue_pairs);
+    if (config.queue_pairs > 1) slot.lanes.resize(config.queue_pairs);
+  }
+  for (uint16_t pair = 0; pair < config.queue_pairs; ++pair) {
+    rx_[pair].pair = pair;
+    rx_[pair].reception = &reception_;
   }
   reset_control(0);
 }
@@ -132,7 +136,7 @@ void NetDevice::map_tx() {
   for (size_t i = 0; i < tx_.size(); ++i) {
     tx_[i].live.store(usable.empty() ? nullptr : usable[i % usable.size()]);
   }
-  if (control_.state().rss) publish_reception();  // it names rings
+  if (steers()) publish_reception();  // it names rings
 }
 
 /// Takes a ring out of the workers' sight; false when one of them may still use it.

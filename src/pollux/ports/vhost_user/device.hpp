@@ -37,6 +37,7 @@ class NetDevice final : public vhost::BackendDevice {
     uint32_t queue_size = spec::kMaxSplitQueueSize;  ///< largest ring accepted
     uint64_t features = 0;                           ///< offered
     bool in_band = false;                            ///< offer INBAND_NOTIFICATIONS
+    bool steer_flows = true;  ///< automatic receive steering for drivers with several receiveqs
     /// How long a ring that starts disabled may wait to be enabled before it is emptied.
     std::chrono::milliseconds enable_grace{1000};
     /// Serves the control queue; needed if CTRL_VQ is offered. Outlives the device.
@@ -137,7 +138,10 @@ class NetDevice final : public vhost::BackendDevice {
   [[nodiscard]] bool execute(std::span<const std::byte> command);
   void apply_offloads();
   void apply_offloads(LiveTx& ring) const;
-  [[nodiscard]] std::unique_ptr<const Reception> make_reception() const;
+  [[nodiscard]] bool steers() const;
+  [[nodiscard]] bool steers_flows() const;
+  [[nodiscard]] std::unique_ptr<const Reception> make_reception();
+  [[nodiscard]] bool place_rings(Reception& reception) const;
   void publish_reception();
   void update_config_space();
   void describe_control(PortInfo& info) const;
@@ -150,6 +154,7 @@ class NetDevice final : public vhost::BackendDevice {
   virtio::NetControl control_{virtio::NetControl::Config{}};
   std::optional<virtio::NetControlState> adopted_control_;  // for the features that come next
   spec::virtio_net_config space_{};
+  FlowSteering flows_;
   std::unique_ptr<const Reception> reception_owner_;
   std::atomic<const Reception*> reception_{nullptr};
   std::atomic<uint32_t> offloads_{0};

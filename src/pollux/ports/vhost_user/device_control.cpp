@@ -5,7 +5,6 @@
 
 #include <algorithm>
 #include <mutex>
-#include <optional>
 #include <utility>
 
 #include "pollux/packet/tx_offloads.hpp"
@@ -136,27 +135,43 @@ void NetDevice::apply_offloads(LiveTx& ring) const {
   ring.set_guest_csum((control_.state().guest_offloads & VIRTIO_NET_F_GUEST_CSUM) != 0);
 }
 
-std::unique_ptr<const Reception> NetDevice::make_reception() const {
+/// By what the driver sends, as long as it has not said how (5.1.6.5.6).
+bool NetDevice::steers_flows() const {
+  return config_.steer_flows && (features_ & VIRTIO_NET_F_MQ) != 0 && !control_.state().rss &&
+         pairs_in_use() > 1;
+}
+
+bool NetDevice::steers() const { return control_.state().rss || steers_flows(); }
+
+/// The receiveqs that a driver uses and has enabled; false when there are none.
+bool NetDevice::place_rings(Reception& reception) const {
+  const size_t most = control_.state().rss ? tx_rings_.size() : pairs_in_use();
+  for (uint16_t pair = 0; pair < most; ++pair) {
+    const auto& ring = tx_rings_[pair];
+    const bool usable = ring.published && ring.controls->enabled;
+    reception.rings.push_back(usable ? ring.live.get() : nullptr);
+    if (usable) reception.usable.push_back(pair);
+  }
+  if (reception.usable.empty()) reception.rings.clear();
+  return !reception.usable.empty();
+}
+
+std::unique_ptr<const Reception> NetDevice::make_reception() {
   const virtio::NetControlState& state = control_.state();
   const bool reports = (features_ & VIRTIO_NET_F_HASH_REPORT) != 0;
   const bool passes_all = virtio::RxFilter::passes_all(state.filter);
-  if (passes_all && !reports && !state.rss) return nullptr;
+  if (passes_all && !reports && !steers()) return nullptr;
   auto reception = std::make_unique<Reception>();
   if (!passes_all) reception->filter.emplace(state.filter);
-  if (!reports && !state.rss) return reception;
-  reception->hash.emplace(state.hash);
-  if (!state.rss) return reception;
-  // A receiveq that can not be used is stood in for by the first that can.
-  std::optional<uint16_t> first;
-  for (uint16_t pair = 0; pair < tx_rings_.size(); ++pair) {
-    const auto& ring = tx_rings_[pair];
-    const bool usable = ring.published && ring.controls->enabled;
-    reception->rings.push_back(usable ? ring.live.get() : nullptr);
-    if (usable && !first) first = pair;
+  if (reports || state.rss) reception->hash.emplace(state.hash);
+  if (!steers() || !place_rings(*reception)) return reception;
+  if (!state.rss) {
+    reception->flows = &flows_;
+    return reception;
   }
-  if (!first) return reception;
+  // A receiveq that can not be used is stood in for by the first that can.
   const auto usable = [&](uint16_t pair) {
-    return reception->rings[pair] != nullptr ? pair : *first;
+    return reception->rings[pair] != nullptr ? pair : reception->usable.front();
   };
   for (const uint16_t pair : state.rss->table) reception->table.push_back(usable(pair));
   reception->unclassified = usable(state.rss->unclassified);

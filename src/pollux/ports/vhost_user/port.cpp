@@ -38,6 +38,9 @@ constexpr std::array kKeys{
     PortKey{"tso", "offer TCP segmentation offload (on)"},
     PortKey{"ufo", "offer UDP fragmentation offload (on)"},
     PortKey{"uso", "offer UDP segmentation offload (on)"},
+    PortKey{"steering",
+            "with several queues: flow: answers go to the queue pair that asked, "
+            "worker: each worker fills one (flow)"},
     PortKey{"in-band", "offer notifications as messages, for simulations (off)"},
     PortKey{"ctrl-queue", "offer a control queue served here, not by the front end (off)"},
     PortKey{"mac", "address that the configuration space tells the driver (none)"},
@@ -122,6 +125,7 @@ Result<Config> read_config(const PortSpec& spec) {
                                               : vhost::BackendEndpoint::Mode::kClient;
   config.device.features = offered_features(read, config.device.queue_pairs);
   config.device.in_band = read.get_bool("in-band", false);
+  config.device.steer_flows = read.get_choice("steering", {"flow", "worker"}, 0) == 0;
   read_control(read, config.device);
   if (auto ok = read.finish(); !ok) return forward(ok);
   return config;

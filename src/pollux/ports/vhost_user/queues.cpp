@@ -57,7 +57,11 @@ void poll(void* self, Burst& burst) noexcept {
   const size_t before = burst.size();
   live->poll(burst, slot.counters);
   if (!enabled) [[unlikely]]
-    discard(burst, before, slot.counters);
+    return discard(burst, before, slot.counters);
+  const Reception* reception = slot.reception->load();
+  if (reception != nullptr && reception->flows != nullptr) [[unlikely]] {
+    for (size_t i = before; i < burst.size(); ++i) reception->flows->note(burst[i], slot.pair);
+  }
 }
 
 void complete(void* self) noexcept {
@@ -109,7 +113,7 @@ void send_share(LiveTx* live, TxSlot::Lane& lane, Burst& share, QueueCounters& c
   counters.drops.add(reason, share.size());
 }
 
-/// Spreads a burst over the receiveqs that the driver's RSS configuration names.
+/// Spreads a burst over the driver's receiveqs.
 void steer(TxSlot& slot, const Reception& reception, Burst& burst) noexcept {
   std::array<uint16_t, Burst::kCapacity> to{};
   const size_t count = burst.size();
@@ -130,9 +134,9 @@ void steer(TxSlot& slot, const Reception& reception, Burst& burst) noexcept {
 /// Does what the driver asked for; what is left in the burst goes the usual way.
 void receive_as_asked(TxSlot& slot, const Reception& reception, Burst& burst) noexcept {
   if (reception.filter) drop_unwanted(*reception.filter, burst, slot.counters);
-  if (!reception.table.empty()) return steer(slot, reception, burst);
+  if (!reception.rings.empty()) return steer(slot, reception, burst);
   if (!reception.hash) return;
-  for (Packet* packet : burst.packets()) (void)reception.classify(*packet);
+  for (Packet* packet : burst.packets()) reception.note_hash(*packet);
 }
 
 DropReason send(void* self, Burst& burst) noexcept {

@@ -21,6 +21,9 @@ struct RxSlot {
   /// A frame that control wants the switch to see as if this peer had sent it: SEND_RARP. The
   /// address as a number with bit 63 set; 0: none.
   std::atomic<uint64_t> announce{0};
+  uint16_t pair = 0;
+  /// See TxSlot: what the peer sends tells where it waits for answers.
+  const std::atomic<const Reception*>* reception = nullptr;
   QueueCounters counters;
 
   [[nodiscard]] RxQueue handle() noexcept;
@@ -32,7 +35,7 @@ struct TxSlot {
   std::atomic<LiveTx*> live{nullptr};
   LiveTx* filled = nullptr;  ///< in this turn; its worker's own
   OpenTurn turn;             ///< the ring's while `filled` is set
-  /// The same for each of Reception::rings; none where RSS is not offered.
+  /// The same for each of Reception::rings; none where there is one queue pair.
   struct Lane {
     LiveTx* filled = nullptr;
     OpenTurn turn;
@@ -41,7 +44,7 @@ struct TxSlot {
   bool steered = false;  ///< some lane was filled in this turn
   /// kTx... bits of what the peer agreed to; see TxQueue::offloads.
   const std::atomic<uint32_t>* offloads = nullptr;
-  /// What the peer asked for of the frames that it gets; holds null for nothing.
+  /// What the peer gets, and where; holds null where all goes the plain way.
   const std::atomic<const Reception*>* reception = nullptr;
   QueueCounters counters;
 
