@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Two Linux guests under QEMU that reach each other through the switch."""
 
+import pytest
+
 from support.process import wait_until
 
 NO_OFFLOADS = ("csum=off,guest_csum=off,gso=off,host_tso4=off,host_tso6=off,host_ecn=off,"
@@ -66,6 +68,24 @@ def test_switch_restarts_under_clients(make_pair, pollux_path, supervisor):
     pair.switch.wait_attached("a", "b")
     pair.b.wait_reachable("10.77.0.1")
     assert pair.b.ping("10.77.0.1", 25, 1300) == 0
+    pair.finish()
+
+
+@pytest.mark.parametrize("properties", ["", "packed=on"])
+def test_take_over(make_pair, properties):
+    """A new process takes the switch over while the guests talk: QEMU notices nothing, the guests
+    lose nothing, and a file arrives whole."""
+    pair = make_pair(properties=(properties,) * 2)
+    pair.check_ping()
+    pair.b.run("ping -i 0.01 -s 1200 10.77.0.1 >/tmp/pings 2>&1 &")
+    for _ in range(3):
+        before = pair.switch.counters()["a"].rx_packets
+        wait_until(lambda: pair.switch.counters()["a"].rx_packets > before + 50, 60,
+                   "the guests talk")
+        pair.switch.take_over()
+    pair.check_file()
+    pair.b.run("pkill -INT ping; sleep 1")
+    assert ", 0% packet loss" in pair.b.run("cat /tmp/pings")
     pair.finish()
 
 

@@ -9,6 +9,7 @@
 #include <unistd.h>
 
 #include <array>
+#include <atomic>
 #include <cerrno>
 #include <cstdint>
 #include <ctime>
@@ -17,15 +18,41 @@
 namespace pollux {
 namespace {
 
+/// Contexts of threads that have ended, for those that come. To destroy one takes the kernel some
+/// 30 ms, and a switch whose workers rest for a hand-over has no such time.
+class SpareContexts {
+ public:
+  /// 0: there is none.
+  [[nodiscard]] aio_context_t take() noexcept {
+    for (auto& place : places_) {
+      if (const aio_context_t context = place.exchange(0); context != 0) return context;
+    }
+    return 0;
+  }
+  void put(aio_context_t context) noexcept {
+    for (auto& place : places_) {
+      aio_context_t nothing = 0;
+      if (place.compare_exchange_strong(nothing, context)) return;
+    }
+    ::syscall(SYS_io_destroy, context);
+  }
+
+ private:
+  std::array<std::atomic<aio_context_t>, 64> places_{};
+};
+constinit SpareContexts spare_contexts;
+
 /// A thread's asynchronous operations: each polls a descriptor that is always ready, so it is over
 /// when it is submitted, and the kernel signals the eventfd that came with it.
 class Aio {
  public:
   Aio() noexcept : ready_(::eventfd(1, EFD_CLOEXEC)) {
-    if (!ready_ || ::syscall(SYS_io_setup, kEvents, &context_) != 0) context_ = 0;
+    if (!ready_) return;
+    context_ = spare_contexts.take();
+    if (context_ == 0 && ::syscall(SYS_io_setup, kEvents, &context_) != 0) context_ = 0;
   }
   ~Aio() {
-    if (context_ != 0) ::syscall(SYS_io_destroy, context_);
+    if (context_ != 0) spare_contexts.put(context_);
   }
   Aio(const Aio&) = delete;
   Aio& operator=(const Aio&) = delete;

@@ -9,6 +9,8 @@
 #include <cstdint>
 #include <thread>
 
+#include "tests/support/vhost_peer.hpp"
+
 namespace pollux {
 namespace {
 
@@ -32,6 +34,23 @@ TEST(SignalEvent, FromAnyThread) {
     }).join();
   }
   EXPECT_EQ(value_of(event.get()), 300U);
+}
+
+// To end a context takes the kernel long: threads leave theirs behind for the next.
+TEST(SignalEvent, ThreadsThatFollowEachOtherShareAContext) {
+  const UniqueFd event(::eventfd(0, EFD_NONBLOCK));
+  const auto contexts = [] { return test::mappings_of("[aio]"); };
+  size_t of_first = 0;
+  for (int i = 0; i < 10; ++i) {
+    size_t in_thread = 0;
+    std::thread([&] {
+      signal_event(event.get());
+      in_thread = contexts();
+    }).join();
+    if (i == 0) of_first = in_thread;
+    EXPECT_EQ(in_thread, of_first);
+    EXPECT_EQ(contexts(), of_first);
+  }
 }
 
 // What a hostile peer does with the file description that it shares with us: blocking, and full.
