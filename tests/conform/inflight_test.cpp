@@ -1,18 +1,20 @@
 // SPDX-License-Identifier: Apache-2.0
 // The in-flight region of the vhost-user text ("Inflight I/O tracking"), bytes worked out by hand:
 // a split queue's region is 8 bytes of features, 2 each of version, desc_num, last_batch_head and
-// used_idx, then for each entry 1 byte inflight, 5 of padding, 2 of next, 8 of counter.
+// used_idx, then for each entry 1 byte inflight, 5 of padding, 2 of next, 8 of counter. Packed
+// ones: inflight_packed_test.cpp.
 #include "pollux/vhost/inflight.hpp"
 
 #include <fcntl.h>
 #include <gtest/gtest.h>
-#include <sys/mman.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
 #include <array>
 #include <cstring>
 #include <vector>
+
+#include "tests/support/inflight_bytes.hpp"
 
 namespace pollux::vhost {
 namespace {
@@ -30,32 +32,16 @@ spec::VhostUserInflight told(uint16_t queues, uint16_t size) {
 /// A region for two queues of four entries, as bytes.
 class SplitInflight : public testing::Test {
  protected:
-  SplitInflight() {
-    told_ = told(2, kSize);
-    fd_ = std::move(InflightRegion::create(told_, 4, InflightFormat::kSplit).value());
-    void* at = mmap(nullptr, told_.mmap_size, PROT_READ | PROT_WRITE, MAP_SHARED, fd_.get(), 0);
-    EXPECT_NE(at, MAP_FAILED);
-    bytes_ = static_cast<uint8_t*>(at);
-    region_ = InflightRegion::map(UniqueFd(fcntl(fd_.get(), F_DUPFD_CLOEXEC, 0)), told_, 4,
-                                  InflightFormat::kSplit)
-                  .value();
-  }
-  ~SplitInflight() override { munmap(bytes_, told_.mmap_size); }
-
-  void put16(size_t at, uint16_t value) { std::memcpy(bytes_ + at, &value, 2); }
-  uint16_t get16(size_t at) const {
-    uint16_t value = 0;
-    std::memcpy(&value, bytes_ + at, 2);
-    return value;
-  }
+  void put16(size_t at, uint16_t value) { region_.put(at, value); }
+  uint16_t get16(size_t at) const { return region_.get<uint16_t>(at); }
   /// Entry `i` of queue 1.
   void entry(size_t i, uint8_t inflight, uint16_t next, uint64_t counter) {
-    uint8_t* at = bytes_ + kQueue + 16 + 16 * i;
+    uint8_t* at = region_.bytes() + kQueue + 16 + 16 * i;
     at[0] = inflight;
     std::memcpy(at + 6, &next, 2);
     std::memcpy(at + 8, &counter, 8);
   }
-  uint8_t inflight(size_t i) const { return bytes_[kQueue + 16 + 16 * i]; }
+  uint8_t inflight(size_t i) const { return region_.bytes()[kQueue + 16 + 16 * i]; }
   /// The header of queue 1.
   void header(uint16_t version, uint16_t desc_num, uint16_t last_batch_head, uint16_t used_idx) {
     put16(kQueue + 8, version);
@@ -64,29 +50,26 @@ class SplitInflight : public testing::Test {
     put16(kQueue + 14, used_idx);
   }
   std::vector<uint16_t> recover(uint16_t used_idx) {
-    auto heads = region_->recover_split(1, kSize, used_idx);
+    auto heads = region_.region()->recover_split(1, kSize, used_idx);
     EXPECT_TRUE(heads) << (heads ? "" : heads.error().what);
     return heads ? *heads : std::vector<uint16_t>{0xffff};
   }
   bool refused(uint16_t queue = 1, uint32_t size = kSize, uint16_t used_idx = 0) {
-    return !region_->recover_split(queue, size, used_idx).has_value();
+    return !region_.region()->recover_split(queue, size, used_idx).has_value();
   }
 
-  spec::VhostUserInflight told_;
-  UniqueFd fd_;
-  uint8_t* bytes_ = nullptr;
-  std::shared_ptr<const InflightRegion> region_;
+  test::InflightBytes region_{2, kSize, InflightFormat::kSplit};
 };
 
 TEST_F(SplitInflight, SizesAreThoseOfTheText) {
-  EXPECT_EQ(told_.mmap_size, 2 * kQueue);
-  EXPECT_EQ(told_.mmap_offset, 0u);
+  EXPECT_EQ(region_.told().mmap_size, 2 * kQueue);
+  EXPECT_EQ(region_.told().mmap_offset, 0u);
   EXPECT_EQ(InflightRegion::queue_bytes(256, InflightFormat::kSplit), 4160u);   // 16 + 4096, up
   EXPECT_EQ(InflightRegion::queue_bytes(256, InflightFormat::kPacked), 8256u);  // 32 + 8192, up
   struct stat st{};
-  ASSERT_EQ(fstat(fd_.get(), &st), 0);
-  EXPECT_GE(static_cast<uint64_t>(st.st_size), told_.mmap_size);
-  EXPECT_NE(ftruncate(fd_.get(), 1), 0);  // nobody takes it from under anybody
+  ASSERT_EQ(fstat(region_.fd(), &st), 0);
+  EXPECT_GE(static_cast<uint64_t>(st.st_size), region_.told().mmap_size);
+  EXPECT_NE(ftruncate(region_.fd(), 1), 0);  // nobody takes it from under anybody
 }
 
 TEST_F(SplitInflight, AFreshQueueIsInitialized) {
@@ -108,7 +91,7 @@ TEST_F(SplitInflight, WhatWasTakenComesBackInTheOrderOfItsCounters) {
   EXPECT_EQ(get16(kQueue + 16 + 16 * 3 + 6), 0);  // 3 -> 0
   EXPECT_EQ(get16(kQueue + 16 + 16 * 0 + 6), 2);  // 0 -> 2
   EXPECT_EQ(inflight(0) + inflight(2) + inflight(3), 3);
-  region_->commit_split(1, 13);
+  region_.region()->commit_split(1, 13);
   EXPECT_EQ(inflight(0) + inflight(2) + inflight(3), 0);
   EXPECT_EQ(get16(kQueue + 14), 13);
   EXPECT_TRUE(recover(13).empty());

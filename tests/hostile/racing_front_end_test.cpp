@@ -179,6 +179,36 @@ std::vector<Deed> deeds_of_one_format() {
          keep_busy(a.liar(), 0);
          a.liar().set_features(false);
        }},
+      {"in_flight_region_written_over_and_cut_short",
+       [](Arena& a, unsigned round) {
+         const uint16_t size = 64;
+         const size_t bytes =
+             kRings * vhost::InflightRegion::queue_bytes(size, vhost::InflightFormat::kPacked);
+         spec::VhostUserInflight told{};
+         told.mmap_size = bytes;
+         told.num_queues = kRings;
+         told.queue_size = size;
+         const auto bounce_both = [&] {
+           for (uint32_t ring = 0; ring < 2; ++ring) a.liar().bounce(ring);
+         };
+         (void)a.liar().say(make_request(VHOST_USER_SET_INFLIGHT_FD, told), {a.fds.log()});
+         bounce_both();
+         std::vector<uint8_t> nonsense(bytes);
+         for (size_t i = 0; i < 20; ++i) {
+           for (uint8_t& byte : nonsense) byte = static_cast<uint8_t>(++round * 7 % 9);
+           keep_busy(a.liar(), 0);
+           GuestMemory(a.fds.log()).put(0, nonsense.data(), nonsense.size());
+         }
+         bounce_both();  // from what is said there
+         keep_busy(a.liar(), 0);
+         EXPECT_EQ(ftruncate(a.fds.log(), 0), 0);
+         keep_busy(a.liar(), 0);
+         keep_busy(a.honest(), 1);
+         a.liar().hang_up();
+         a.fds.reset_memory(0);
+         a.fds.reset_memory(2);
+         a.liar().connect(a.liar().terms());
+       }},
       {"mappings_invalidated",
        [](Arena& a, unsigned round) {
          // The rings' own pages in some rounds: then the rings wait, too.

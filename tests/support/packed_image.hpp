@@ -3,6 +3,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <cstring>
 #include <vector>
 
 #include "pollux/ring/packed_layout.hpp"
@@ -88,6 +89,13 @@ class PackedImage {
   [[nodiscard]] bool used(uint32_t index, bool lap_wrap = true) const {
     const uint16_t both = kAvail | kUsed;
     return (flags(index) & both) == (lap_wrap ? both : 0);
+  }
+
+  /// Descriptors, and where the driver is, of another image of this size.
+  void copy(const PackedImage& from) {
+    std::memcpy(desc_.data(), from.desc_.data(), size_t{16} * size_);
+    next = from.next;
+    wrap = from.wrap;
   }
 
   // Event suppression (2.8.14): desc, flags.

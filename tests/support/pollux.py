@@ -50,14 +50,14 @@ class PolluxSwitch(Switch):
     def __init__(self, supervisor: Supervisor, ports: Sequence[Port | str] = (), *,
                  specs: Mapping[str, str] | None = None, port_options: str = "",
                  cpus: Sequence[int] | None = None, arguments: Sequence[str] = (),
-                 name: str = "pollux", **_: object) -> None:
+                 name: str = "pollux", state: bool = True, **_: object) -> None:
         """`ports` become vhost-user ports, with `port_options` appended to each; `specs` are
-        others by name, as the command line takes them."""
+        others by name, as the command line takes them. Without `state` it keeps no files."""
         super().__init__(supervisor, ports)
         self.control = supervisor.path(supervisor.unique("c"))
         cpus = [cpu_pair()[0]] if cpus is None else cpus
         argv = [pollux_bin(), "switch", "--control", self.control, "--json",
-                "--state", supervisor.path("state")]
+                "--state", supervisor.path("state") if state else "none"]
         if cpus:
             argv += ["--cpus", ",".join(map(str, cpus))]
         for port in self.ports:

@@ -7,11 +7,13 @@
 #include <cstddef>
 #include <cstdint>
 #include <memory>
+#include <span>
 #include <utility>
 
 #include "pollux/mem/peer_memory.hpp"
 #include "pollux/mem/shared_access.hpp"
 #include "pollux/ring/device_chain.hpp"
+#include "pollux/ring/packed_inflight.hpp"
 #include "pollux/ring/packed_journal.hpp"
 #include "pollux/ring/packed_layout.hpp"
 #include "pollux/ring/ring_error.hpp"
@@ -177,6 +179,23 @@ class PackedDeviceRing {
     ahead_ = used_.advanced(held_, size());
   }
 
+  /// Puts chains that another device had taken and not returned, as used and with nothing written
+  /// to them: they are unpublished now. Before anything else; they are the ring's next ones.
+  void put_left(std::span<const PackedLeft> left) noexcept {
+    for (const PackedLeft& chain_left : left) {
+      chain(put_++) = {0, 0, 0, chain_left.id, chain_left.count, 0};
+      held_ += chain_left.count;
+    }
+    found_ = taken_ = put_;
+    ahead_ = used_.advanced(held_, size());
+  }
+
+  /// From here on a front end's region says where this ring stands, too. Nothing is unpublished.
+  void note_in(const PackedInflight& region) noexcept {
+    inflight_ = region;
+    inflight_.rest(access_, used_);
+  }
+
   /// From here on the journal speaks of this ring.
   void begin_journal() noexcept { journal(PackedBatch{.at = used_}); }
 
@@ -338,12 +357,25 @@ class PackedDeviceRing {
     return count;
   }
 
-  /// Writes the used descriptors of the chains before number `end`; returns how far that moved.
+  /// Shows the chains before number `end`; returns how far that moved.
   uint32_t write_used(uint32_t end) noexcept {
-    const PackedCursor first = used_;
-    const Chain& last = chain(end - 1);
     const uint32_t moved = descriptors_until(end);
     journal(batch_until(end, moved));
+    if (inflight_) [[unlikely]] {
+      show_noted(end, moved);
+    } else {
+      show(end, moved);
+    }
+    shown_ = end;
+    held_ -= moved;
+    used_ = used_.advanced(moved, layout_.size);
+    return moved;
+  }
+
+  /// Writes the used descriptors of the chains before number `end`, which cover `moved`.
+  void show(uint32_t end, uint32_t moved) noexcept {
+    const PackedCursor first = used_;
+    const Chain& last = chain(end - 1);
     if constexpr (kUsed == UsedEntries::kOneForMany) {
       show_first(first, last.id, 0);
     } else {
@@ -356,10 +388,40 @@ class PackedDeviceRing {
       note_used(first, moved - last.count + 1);
       show_first(first, chain(shown_).id, chain(shown_).len);
     }
-    shown_ = end;
-    held_ -= moved;
-    used_ = first.advanced(moved, layout_.size);
-    return moved;
+  }
+
+  /// The same, noted in the front end's region. Until a batch is shown its chains are in flight for
+  /// whoever comes next only if used descriptors lie over them: else the ring still has them.
+  [[gnu::noinline]] void show_noted(uint32_t end, uint32_t moved) noexcept {
+    const uint32_t first = shown_;
+    const bool in_flight = kUsed == UsedEntries::kEach && end - first > 1;
+    const PackedCursor next = used_.advanced(moved, layout_.size);
+    if (in_flight) note_chains(end);
+    inflight_.returning(access_, used_, next);
+    show(end, moved);
+    uint32_t entry = 0;
+    for (uint32_t n = first; in_flight && n != end; ++n) {
+      inflight_.give_back(access_, entry);
+      entry += chain(n).count;
+    }
+    inflight_.returned(access_, next);
+  }
+
+  void note_chains(uint32_t end) noexcept {
+    uint32_t entry = 0;
+    PackedCursor at = used_;
+    for (uint32_t n = shown_; n != end; ++n) {
+      const Chain& taken = chain(n);
+      const uint32_t head = entry;
+      for (const uint32_t after = entry + taken.count; entry != after; ++entry) {
+        auto desc = access_.template snapshot<spec::pvirtq_desc>(&layout_.desc[at.index]);
+        if (entry + 1 == after) desc.id = taken.id;
+        inflight_.note(access_, entry, desc);
+        at = at.advanced(1, layout_.size);
+      }
+      inflight_.take(access_, head, taken.count);
+    }
+    inflight_.taken(access_, entry);
   }
 
   /// Release: whoever acquires these flags sees the other used descriptors and the bytes written
@@ -418,6 +480,7 @@ class PackedDeviceRing {
   PackedCursor ahead_;  // first descriptor not copied yet
   PackedCursor used_;   // where the next used descriptor goes
   uint32_t walked_ = 0;
+  PackedInflight inflight_;
   PeerView view_;
 };
 

@@ -75,6 +75,16 @@ bool plausible(const PackedLayout& layout, const PackedJournal& journal, const P
 
 }  // namespace
 
+bool packed_ring_left_behind(const PackedLayout& layout, PackedCursor at) {
+  if (const Traces traces = traces_of(layout); !traces.used && at != PackedCursor{}) {
+    // As in all_offered: only a batch of a transmitq that went over the ring's end leaves no trace.
+    const uint16_t flags = SharedAccess{}.load(&layout.desc[0].flags);
+    return !traces.offered || !at.wrap || (flags & spec::VIRTQ_DESC_F_WRITE) != 0;
+  }
+  const Owner next = owner_of(layout, at);
+  return next.used && next.avail;
+}
+
 std::optional<PackedResume> recall(const PackedLayout& layout, const PackedJournal& journal) {
   const auto batch = PackedBatch::from_wire(*journal.batch);
   if (!plausible(layout, journal, batch)) return std::nullopt;

@@ -70,6 +70,10 @@ struct PackedResume {
   return false;
 }
 
+/// Whether the ring shows that nobody was at `at` last whom it could be gone on for: its driver has
+/// set it up anew since, or another device has gone on from there.
+[[nodiscard]] bool packed_ring_left_behind(const PackedLayout& layout, PackedCursor at);
+
 /// Where the device that wrote `journal` was in this ring, or the beginning if its driver has set
 /// the ring up anew since; nothing if the two do not fit. Both may hold anything: nothing is taken
 /// for true that would lead out of either.

@@ -14,6 +14,7 @@
 #include "pollux/mem/iotlb_reader.hpp"
 #include "pollux/mem/peer_memory.hpp"
 #include "pollux/spec/vhost_user.hpp"
+#include "pollux/vhost/inflight.hpp"
 #include "pollux/vhost/ring_layout.hpp"
 
 namespace pollux::vhost {
@@ -67,10 +68,14 @@ struct RingStart {
   /// Where to mark what is written to `memory`, from the first byte on; null: nowhere.
   std::shared_ptr<const WriteLog> log;
   RingControls controls;
-  /// Chains that an earlier back end had taken and not returned, in the order in which it took
-  /// them, each below the ring's size and none twice. They lie before those of the available ring,
-  /// and are to be returned before start_ring returns: whoever resumes us relies on order.
+  /// Of a split ring: chains that an earlier back end had taken and not returned, in the order in
+  /// which it took them, each below the ring's size and none twice. They lie before those of the
+  /// available ring, and are to be returned before start_ring returns: whoever resumes us relies on
+  /// order.
   std::vector<uint16_t> in_flight;
+  /// Of a packed ring: the front end's region, where the device finds what an earlier one has left
+  /// of this ring, and notes where it is itself. Null: the front end keeps none.
+  std::shared_ptr<const InflightRegion> inflight;
   /// What the ring's descriptors point into. Keeping it keeps the mappings.
   std::shared_ptr<const PeerMemory> memory;
   /// Behind an IOMMU (VIRTIO_F_ACCESS_PLATFORM): what its descriptors mean. To be kept as long as

@@ -28,12 +28,18 @@ Status check_shape(const spec::VhostUserInflight& told, uint16_t most) {
   return {};
 }
 
-std::unexpected<Error> contradicts(uint16_t queue) {
+}  // namespace
+
+std::unexpected<Error> InflightRegion::contradicts(uint16_t queue) {
   return fail(ErrorCode::kProtocol,
               fmt::format("the in-flight region of ring {} contradicts itself", queue));
 }
 
-}  // namespace
+std::unexpected<Error> InflightRegion::no_place(uint16_t queue, uint32_t size) {
+  return fail(
+      ErrorCode::kProtocol,
+      fmt::format("the in-flight region has no place for ring {} of {} entries", queue, size));
+}
 
 size_t InflightRegion::queue_bytes(uint16_t queue_size, InflightFormat format) {
   const size_t bytes =
@@ -79,9 +85,7 @@ std::byte* InflightRegion::queue(uint16_t index) const {
 Result<std::vector<uint16_t>> InflightRegion::recover_split(uint16_t index, uint32_t size,
                                                             uint16_t used_idx) const {
   if (format_ != InflightFormat::kSplit || index >= told_.num_queues || size > told_.queue_size) {
-    return fail(
-        ErrorCode::kProtocol,
-        fmt::format("the in-flight region has no place for ring {} of {} entries", index, size));
+    return no_place(index, size);
   }
   const SharedAccess access;
   auto* region = reinterpret_cast<spec::QueueRegionSplit*>(queue(index));

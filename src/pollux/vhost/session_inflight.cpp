@@ -56,12 +56,17 @@ Status BackendSession::use_inflight(const SharedFd& fd, const spec::VhostUserInf
   return {};
 }
 
-/// What the back end before us had taken from the ring and not returned.
+/// What the back end before us had taken from the ring and not returned; of a packed one the device
+/// finds out.
 Status BackendSession::recover_in_flight(RingStart& start) const {
-  const auto* layout = std::get_if<ring::SplitLayout>(&start.layout);
-  if (!inflight_ || layout == nullptr) return {};
-  const uint16_t used_idx = SharedAccess{}.load_acquire(&layout->used->idx);
-  auto heads = inflight_->recover_split(start.index, layout->size, used_idx);
+  if (!inflight_) return {};
+  if (std::holds_alternative<ring::PackedLayout>(start.layout)) {
+    start.inflight = inflight_;
+    return {};
+  }
+  const auto& layout = std::get<ring::SplitLayout>(start.layout);
+  const uint16_t used_idx = SharedAccess{}.load_acquire(&layout.used->idx);
+  auto heads = inflight_->recover_split(start.index, layout.size, used_idx);
   if (!heads) return forward(heads);
   start.in_flight = std::move(*heads);
   return {};

@@ -352,6 +352,25 @@ TEST_P(VirtioUserRestarts, WaitsForABackEndAndOutlivesIt) {
   expect_no_leak();
 }
 
+TEST_P(VirtioUserRestarts, WhatLiesInTheRingsIsThereForTheNextBackEnd) {
+  start_device();
+  start_driver(GetParam());
+  ASSERT_TRUE(wait_for_link());
+  for (unsigned round = 1; round < 4; ++round) {
+    expect_carries({60, 1514});
+    const Frame frame = make_frame(700, round);
+    {
+      const std::lock_guard guard(quiescence_of_driver_.turn);
+      ASSERT_TRUE(send(driver_->tx_queues()[0], frame));
+    }
+    device_.reset();
+    ASSERT_TRUE(wait_for_link(false));
+    start_device();
+    ASSERT_TRUE(wait_for_link());
+    EXPECT_EQ(receive(device_->rx_queues()[0], 1), std::vector<Frame>{frame});
+  }
+}
+
 TEST_P(VirtioUserRestarts, TheDriverMayComeAndGo) {
   start_device();
   start_driver(GetParam());

@@ -6,7 +6,6 @@
 #include <gtest/gtest.h>
 
 #include <cstring>
-#include <deque>
 #include <random>
 #include <string>
 #include <vector>
@@ -15,6 +14,7 @@
 #include "tests/support/guest.hpp"
 #include "tests/support/hooked_access.hpp"
 #include "tests/support/packed_image.hpp"
+#include "tests/support/packed_lives.hpp"
 
 namespace pollux::ring {
 namespace {
@@ -22,6 +22,8 @@ namespace {
 using test::Guest;
 using test::HookedAccess;
 using test::PackedImage;
+using test::use_all;
+using Driver = test::PackedDriverModel;
 
 /// Memory that outlives a device.
 struct Kept {
@@ -30,67 +32,6 @@ struct Kept {
   std::vector<PackedChain> chains;
   PackedJournal journal() { return {&batch, chains}; }
 };
-
-/// The driver's account of its ring, which begins at `at`.
-struct Driver {
-  struct Chain {
-    uint16_t id;
-    uint32_t count;
-  };
-  PackedCursor at;            // where it looks for the next used descriptor
-  std::deque<Chain> waiting;  // in order
-  std::vector<uint16_t> free;
-  uint32_t room = 0;
-
-  explicit Driver(uint32_t size) : room(size) {
-    for (uint32_t i = 0; i < size; ++i) free.push_back(static_cast<uint16_t>(i));
-  }
-  bool offer(PackedImage& image, uint32_t count) {
-    if (count > room) return false;
-    const uint16_t id = free.back();
-    free.pop_back();
-    image.offer(std::vector<PackedImage::Element>(count, {0x10000, 100}), id);
-    waiting.push_back({id, count});
-    room -= count;
-    return true;
-  }
-  /// Takes one used descriptor, which is for one chain, or in order for all before it too; how many
-  /// chains came back.
-  uint32_t collect(const PackedImage& image) {
-    if (!image.used(at.index, at.wrap)) return 0;
-    const uint16_t id = image.id(at.index);
-    uint32_t chains = 0;
-    for (bool last = false; !last; ++chains) {
-      EXPECT_FALSE(waiting.empty()) << "an id that does not wait";
-      if (waiting.empty()) return chains;
-      const Chain chain = waiting.front();
-      waiting.pop_front();
-      last = chain.id == id;
-      at = at.advanced(chain.count, image.size());
-      room += chain.count;
-      free.insert(free.begin(), chain.id);
-    }
-    return chains;
-  }
-};
-
-void copy_image(const PackedImage& from, PackedImage& to) {
-  std::memcpy(to.desc_memory().data(), from.desc_memory().data(), size_t{16} * from.size());
-  to.next = from.next;
-  to.wrap = from.wrap;
-}
-
-template <typename Ring>
-uint32_t use_all(Ring& ring, uint32_t most) {
-  const uint32_t count = std::min(ring.available(most), most);
-  for (uint32_t i = 0; i < count; ++i) {
-    uint16_t head = 0;
-    EXPECT_TRUE(ring.head(i, head));
-    ring.put_used(head, 40 + i);
-  }
-  ring.take(count);
-  return count;
-}
 
 /// What a device left when it died.
 struct Remains {
@@ -111,7 +52,7 @@ class PackedJournals : public testing::TestWithParam<UsedEntries> {
   template <UsedEntries kEntries>
   void go_on(const Remains& left, const PackedImage& now, Driver driver, bool driver_first) {
     PackedImage image(kSize);
-    copy_image(now, image);
+    image.copy(now);
     std::memcpy(image.desc_memory().data(), left.desc.data(), left.desc.size());
     Kept kept = left.kept;
     if (driver_first) {
@@ -233,7 +174,7 @@ TEST_F(PackedJournalPast, OfARingSetUpAnewIsForgotten) {
       for (uint32_t i = 0; i < offered; ++i) {
         anew.offer(0x11000, 10, 0, static_cast<uint16_t>(i));
       }
-      copy_image(anew, ran.image);
+      ran.image.copy(anew);
       const auto found = ran.found();
       ASSERT_TRUE(found);
       EXPECT_EQ(found->next, PackedCursor{}) << uses << " " << offered;

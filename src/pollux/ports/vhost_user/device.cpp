@@ -90,9 +90,9 @@ Status NetDevice::start_ring(const vhost::RingStart& start) {
     slot.live->controls.store(slot.controls.get());
     slot.log = start.log;
     slot.reported = false;
-    if (!start.in_flight.empty()) {
+    if (const size_t left = start.in_flight.size() + past->left.size(); left != 0) {
       log_.info(fmt::format("ring {}: {} buffers that an earlier back end had taken go back",
-                            start.index, start.in_flight.size()));
+                            start.index, left));
     }
     // An earlier back end may have died between a used buffer and its notification.
     const bool packed = std::holds_alternative<ring::PackedLayout>(start.layout);

@@ -6,10 +6,11 @@
 #include <utility>
 
 #include "pollux/ports/vhost_user/device.hpp"
+#include "pollux/ports/vhost_user/packed_past.hpp"
 
 namespace pollux::vhost_user {
 
-/// A packed ring goes on where it stopped, or where its last device was when it died, if that was
+/// A packed ring goes on where it stopped; else where its last device was when it died, if that was
 /// noted and the ring bears it out; else where the front end says. Of a ring that has run, one that
 /// says "at the beginning" does not know.
 Result<PackedPast> NetDevice::find_past(const vhost::RingStart& start) {
@@ -18,12 +19,18 @@ Result<PackedPast> NetDevice::find_past(const vhost::RingStart& start) {
   if (layout == nullptr) return past;
   past.resume.next = ring::PackedPosition::from_wire(start.base).used;
   past.journal = journal_of(start, *layout);
+  if (start.inflight && start.inflight->holds_packed(start.index, layout->size)) {
+    past.inflight = start.inflight->packed(start.index);
+  }
   if (start.base_ours) return past;
-  const auto noted =
-      past.journal.batch != nullptr ? ring::recall(*layout, past.journal) : std::nullopt;
-  if (noted) {
-    past.resume = *noted;
-  } else if (past.resume.next == ring::PackedCursor{} && ring::packed_ring_has_run(*layout)) {
+  std::optional<vhost::PackedRemains> told;
+  if (start.inflight) {
+    auto found = start.inflight->recover_packed(start.index, *layout);
+    if (!found) return forward(found);
+    told = std::move(*found);
+  }
+  const bool known = recall_past(*layout, std::move(told), past);
+  if (!known && past.resume.next == ring::PackedCursor{} && ring::packed_ring_has_run(*layout)) {
     return fail(ErrorCode::kUnsupported,
                 "this packed ring has run before and nobody knows how far: the guest's driver has "
                 "to reset the device");

@@ -14,7 +14,7 @@
 #include "pollux/base/spin_lock.hpp"
 #include "pollux/packet/burst.hpp"
 #include "pollux/ports/vhost_user/open_turns.hpp"
-#include "pollux/ring/packed_journal.hpp"
+#include "pollux/ports/vhost_user/packed_past.hpp"
 #include "pollux/ring/ring_error.hpp"
 #include "pollux/vhost/device.hpp"
 
@@ -42,7 +42,8 @@ struct LiveRing {
   /// descriptor; the one before is freed after quiescence.
   std::atomic<const vhost::RingControls*> controls{nullptr};
   std::shared_ptr<const PeerMemory> memory;
-  std::shared_ptr<IotlbReader> iotlb;  ///< null without an IOMMU
+  std::shared_ptr<IotlbReader> iotlb;                     ///< null without an IOMMU
+  std::shared_ptr<const vhost::InflightRegion> inflight;  ///< where the ring is noted; may be null
   uint32_t size = 0;
   const char* format = "";  ///< for people
 
@@ -102,12 +103,6 @@ struct LiveControl : LiveRing {
   /// Carries out up to about `most` commands, and asks the driver for a kick at the next one. True
   /// when it wants to be notified.
   [[nodiscard]] virtual bool serve(size_t most, const Execute& execute) = 0;
-};
-
-/// What a packed ring does not say itself: where it goes on, and where that is noted from now on.
-struct PackedPast {
-  ring::PackedResume resume;
-  ring::PackedJournal journal;  ///< outlives the ring; empty: nowhere
 };
 
 /// Make a ring run, from where the peer has it now. `past` is for packed rings.

@@ -64,9 +64,14 @@ void settle(ring::SplitDeviceRing<SharedAccess, kUsed>& ring, const vhost::RingS
 template <ring::UsedEntries kUsed>
 void settle(ring::PackedDeviceRing<SharedAccess, kUsed>& ring, const vhost::RingStart&,
             const PackedPast& past) {
-  if (past.resume.chains == 0) return ring.begin_journal();
-  ring.put_again(past.resume);
-  (void)ring.publish();
+  if (past.resume.chains != 0) {
+    ring.put_again(past.resume);
+  } else {
+    ring.begin_journal();
+    ring.put_left(past.left);
+  }
+  if (ring.unpublished()) (void)ring.publish();
+  if (past.inflight) ring.note_in(past.inflight);
 }
 
 template <ring::UsedEntries kUsed>
@@ -96,6 +101,7 @@ auto make(const Layout& layout, const vhost::RingStart& start, const PackedPast&
   auto live = std::make_unique<Live<Ring>>(std::move(ring), start.features);
   live->memory = start.memory;
   live->iotlb = start.iotlb;
+  live->inflight = start.inflight;
   live->size = layout.size;
   live->format = format_name(layout, has(start, spec::VIRTIO_F_IN_ORDER));
   return live;

@@ -12,6 +12,8 @@
 #include "pollux/ring/split_driver_ring.hpp"
 #include "pollux/spec/vhost_user.hpp"
 #include "pollux/spec/virtio_net.hpp"
+#include "pollux/vhost/inflight.hpp"
+#include "pollux/vhost/ring_layout.hpp"
 #include "pollux/virtio/feature_names.hpp"
 
 namespace pollux::virtio_user {
@@ -91,10 +93,19 @@ Status Session::resume(vhost::Frontend frontend) {
 }
 
 bool Session::sound() const {
-  const auto good = [](const auto& ring) {
-    return ring->broken.load() == ring::RingError::none && ring->base().has_value();
+  const auto good = [&](const LiveRing& ring, uint16_t index) {
+    return ring.broken.load() == ring::RingError::none && (ring.base() || is_noted(index));
   };
-  return std::ranges::all_of(rx_, good) && std::ranges::all_of(tx_, good);
+  for (uint16_t pair = 0; pair < queue_pairs_; ++pair) {
+    if (!good(*rx_[pair], receiveq(pair)) || !good(*tx_[pair], transmitq(pair))) return false;
+  }
+  return true;
+}
+
+bool Session::is_noted(uint16_t index) const {
+  return packed() && inflight_ &&
+         vhost::InflightRegion::tells_packed(inflight_->fd.get(), inflight_->told, index,
+                                             queue_size());
 }
 
 Session::~Session() {
@@ -190,10 +201,11 @@ std::unique_ptr<LiveTx> Session::make_tx(uint16_t index, const virtio::NetDriver
   return std::make_unique<LiveTxOf<ring::SplitDriverRing<>>>(std::move(ring), pool_, config);
 }
 
-/// The region of the first back end that has one goes to all that follow it. Of packed rings this
-/// side knows where they stand as well as any region.
+/// The region of the first back end that has one goes to all that follow it; one that can not have
+/// it leaves it behind, and it says nothing of the rings any more.
 Status Session::share_inflight() {
-  if ((frontend_.protocol_features() & VHOST_USER_PROTOCOL_F_INFLIGHT_SHMFD) == 0 || packed()) {
+  if ((frontend_.protocol_features() & VHOST_USER_PROTOCOL_F_INFLIGHT_SHMFD) == 0) {
+    inflight_.reset();
     return {};
   }
   if (!inflight_) {
@@ -234,7 +246,10 @@ Status Session::tell_rings() {
 
 /// `place` is the ring's index in our memory.
 Status Session::tell_ring(uint16_t index, const LiveRing& ring, uint32_t place) {
-  const std::optional<uint32_t> base = ring.base();
+  std::optional<uint32_t> base = ring.base();
+  // A back end before this one has noted where the ring is: "at the beginning" says that we do not
+  // know.
+  if (!base && is_noted(index)) base = vhost::initial_ring_base(packed());
   if (!base) return fail(ErrorCode::kUnsupported, "a ring can not be taken over: starting anew");
   if (auto ok = frontend_.set_vring_num(index, queue_size()); !ok) return ok;
   if (auto ok = frontend_.set_vring_base(index, *base); !ok) return ok;

@@ -96,6 +96,8 @@ class Session {
   [[nodiscard]] std::unique_ptr<LiveTx> make_tx(uint16_t index,
                                                 const virtio::NetDriverConfig& config);
   [[nodiscard]] ring::DriverRingOptions ring_options(uint16_t index) const;
+  /// Whether ring `index` is packed, and the region that we keep says where it is.
+  [[nodiscard]] bool is_noted(uint16_t index) const;
   [[nodiscard]] bool has(uint64_t feature) const { return (features_ & feature) != 0; }
 
   vhost::Frontend frontend_;
