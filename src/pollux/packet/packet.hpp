@@ -60,7 +60,8 @@ struct PacketMeta {
 /// so that what was checked can not change afterwards, with head room for tunnels before it. The
 /// tail is a list of segments, all *owned* (in Buffers of the pool) or all *borrowed* (still in the
 /// memory of the peer or packet that it came from, and good only until the worker's turn ends).
-/// A packet that fits into the head has no tail.
+/// A packet that fits into the head has no tail. A borrowed tail of more segments than a packet has
+/// room for is *lent* with its list: the list, too, is somebody else's.
 ///
 /// Packets live in a Pool and are handled through a Burst, which returns them. One thread at a
 /// time.
@@ -72,18 +73,24 @@ class alignas(64) Packet {
   /// Ethernet, two VLAN tags, IPv6 with options or IPv4, and TCP with all options.
   static constexpr size_t kHeadCopy = 128;
   static constexpr size_t kMaxSegments = 36;        ///< 64 KiB in buffers of 2 KiB, and some
+  static constexpr size_t kMaxLentSegments = 128;   ///< of a tail whose list is lent
   static constexpr size_t kMaxLength = 65535 + 64;  ///< the largest GSO frame with its headers
 
   PacketMeta meta;
 
-  /// Empties the packet and puts the head back to its place. The tail must not own buffers.
+  Packet() = default;
+  Packet(const Packet&) = delete;
+  Packet& operator=(const Packet&) = delete;
+
+  /// Empties the packet and puts the head back to its place. The tail must not own buffers, nor be
+  /// lent.
   void reset() noexcept {
     meta = PacketMeta{};
     head_start_ = kHeadRoom;
     head_len_ = 0;
     segment_count_ = 0;
     tail_len_ = 0;
-    owned_ = false;
+    kind_ = TailKind::kPlain;
   }
 
   [[nodiscard]] uint32_t size() const noexcept { return head_len_ + tail_len_; }
@@ -117,26 +124,42 @@ class alignas(64) Packet {
   }
 
   [[nodiscard]] uint32_t tail_size() const noexcept { return tail_len_; }
-  [[nodiscard]] std::span<const Segment> tail() const noexcept {
-    return {segments_.data(), segment_count_};
-  }
-  [[nodiscard]] bool tail_owned() const noexcept { return owned_; }
-  [[nodiscard]] bool tail_borrowed() const noexcept { return segment_count_ != 0 && !owned_; }
-  [[nodiscard]] bool segments_full() const noexcept { return segment_count_ == kMaxSegments; }
+  [[nodiscard]] std::span<const Segment> tail() const noexcept { return {list_, segment_count_}; }
+  [[nodiscard]] bool tail_owned() const noexcept { return kind_ == TailKind::kOwned; }
+  [[nodiscard]] bool tail_borrowed() const noexcept { return segment_count_ != 0 && !tail_owned(); }
+  [[nodiscard]] bool segments_full() const noexcept { return segment_count_ >= kMaxSegments; }
+  /// True when there is something to give back before the packet is used anew: buffers or a list.
+  [[nodiscard]] bool tail_to_return() const noexcept { return kind_ != TailKind::kPlain; }
 
   /// Adds a segment at the end. All segments of a packet are of one kind; the caller has checked
   /// segments_full().
   void append(const Segment& segment) noexcept {
-    owned_ = segment.buffer != kBorrowed;
+    kind_ = segment.buffer != kBorrowed ? TailKind::kOwned : TailKind::kPlain;
     segments_[segment_count_++] = segment;
     tail_len_ += segment.len;
   }
 
-  /// Forgets the tail without giving anything back: the caller has taken the buffers.
+  /// Gives a packet without tail one of more than kMaxSegments (at most kMaxLentSegments) borrowed
+  /// segments. `list` is borrowed like the bytes: it must live, unchanged, as long as they do.
+  void lend_tail(std::span<const Segment> list) noexcept {
+    kind_ = TailKind::kLent;
+    list_ = list.data();
+    segment_count_ = static_cast<uint16_t>(list.size());
+    for (const Segment& segment : list) tail_len_ += segment.len;
+  }
+
+  /// Forgets a tail that was lent, and its list.
+  void return_tail() noexcept {
+    list_ = segments_.data();
+    drop_tail();
+  }
+
+  /// Forgets the tail, which is not lent, without giving anything back: the caller has taken the
+  /// buffers.
   void drop_tail() noexcept {
     segment_count_ = 0;
     tail_len_ = 0;
-    owned_ = false;
+    kind_ = TailKind::kPlain;
   }
 
   /// Copies up to `len` bytes from `offset` of the whole packet (head, then tail) to `out`;
@@ -155,17 +178,21 @@ class alignas(64) Packet {
       offset = 0;
     };
     piece(head(), head_len_);
-    for (size_t i = 0; i < segment_count_ && done < len; ++i)
-      piece(segments_[i].data, segments_[i].len);
+    for (size_t i = 0; i < segment_count_ && done < len; ++i) piece(list_[i].data, list_[i].len);
     return done;
   }
 
  private:
+  /// kPlain: none or borrowed, in the packet's own list.
+  enum class TailKind : uint8_t { kPlain, kOwned, kLent };
+
   uint16_t head_start_ = kHeadRoom;
   uint16_t head_len_ = 0;
   uint16_t segment_count_ = 0;
-  bool owned_ = false;
+  TailKind kind_ = TailKind::kPlain;
   uint32_t tail_len_ = 0;
+  // Set once and put back by who returns a lent tail, so that nobody else pays for those.
+  const Segment* list_ = segments_.data();
 
   // A fresh head starts a cache line.
   alignas(64) std::array<std::byte, kHeadRoom + kHeadCapacity> room_;

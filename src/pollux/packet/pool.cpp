@@ -51,7 +51,7 @@ void PoolCache::release_tail(Packet& packet) noexcept {
   for (const Segment& segment : packet.tail()) {
     if (segment.buffer != kBorrowed) buffers_.put(segment.buffer);
   }
-  packet.drop_tail();
+  packet.return_tail();
 }
 
 bool PoolCache::append_room(Packet& packet, uint32_t len) noexcept {
@@ -86,7 +86,7 @@ bool PoolCache::make_owned(Packet& packet) noexcept {
   for (const Segment& segment : fresh->tail()) {
     offset += packet.copy_to(segment.data, offset, segment.len);
   }
-  packet.drop_tail();
+  packet.return_tail();
   for (const Segment& segment : fresh->tail()) packet.append(segment);
   fresh->drop_tail();
   packets_.put(fresh);
@@ -102,6 +102,10 @@ Packet* PoolCache::clone_borrowing(const Packet& original) noexcept {
   clone->set_head_size(static_cast<uint32_t>(fresh));
   (void)clone->prepend(original.head_size() - static_cast<uint32_t>(fresh));
   std::memcpy(clone->head(), original.head(), original.head_size());
+  if (original.tail().size() > Packet::kMaxSegments) {
+    clone->lend_tail(original.tail());
+    return clone;
+  }
   for (const Segment& segment : original.tail()) {
     clone->append({segment.data, segment.len, kBorrowed});
   }

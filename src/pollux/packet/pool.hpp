@@ -87,7 +87,7 @@ class PoolCache {
   /// Gives a packet and the buffers that it owns back. A borrowed tail is just forgotten: its
   /// owner learns from RxQueue::complete.
   void release(Packet* packet) noexcept {
-    if (packet->tail_owned()) release_tail(*packet);
+    if (packet->tail_to_return()) release_tail(*packet);
     packets_.put(packet);
   }
 
@@ -98,7 +98,7 @@ class PoolCache {
   }
   void release_buffer(BufferIndex index) noexcept { buffers_.put(index); }
 
-  /// Gives back the buffers of an owned tail and leaves the packet without tail.
+  /// Gives back the buffers of an owned tail, or a lent list, and leaves the packet without tail.
   void release_tail(Packet& packet) noexcept;
 
   /// Appends `len` bytes of room in fresh buffers to a packet whose tail is empty or owned; the

@@ -210,6 +210,34 @@ TEST_F(PoolTest, CloneHasTheSameBytesAndOwnsNothing) {
   cache_->release(original);
 }
 
+TEST_F(PoolTest, ALentTailIsBorrowedWithItsList) {
+  std::string bytes;
+  for (int i = 0; i < 100; ++i) bytes += static_cast<char>('!' + i % 90);
+  std::vector<Segment> list;
+  for (char& c : bytes) list.push_back({reinterpret_cast<std::byte*>(&c), 1, kBorrowed});
+  Packet* packet = packet_with_head("head");
+  packet->lend_tail(list);
+  EXPECT_EQ(packet->tail().size(), 100u);
+  EXPECT_TRUE(packet->tail_borrowed());
+  EXPECT_TRUE(packet->segments_full());
+  EXPECT_EQ(text_of(*packet), "head" + bytes);
+  Packet* clone = cache_->clone_borrowing(*packet);
+  ASSERT_NE(clone, nullptr);
+  ASSERT_TRUE(cache_->make_owned(*packet));
+  EXPECT_EQ(text_of(*clone), "head" + bytes);
+  std::fill(bytes.begin(), bytes.end(), 'X');
+  EXPECT_NE(text_of(*packet), "head" + bytes);
+  EXPECT_EQ(packet->size(), 104u);
+  for (Packet* used : {packet, clone}) cache_->release(used);
+  // Whoever gets them next finds their own lists in them.
+  list.assign(100, Segment{});
+  for (Packet* again : {cache_->allocate(), cache_->allocate()}) {
+    borrow(*again, bytes);
+    EXPECT_EQ(text_of(*again), bytes);
+    cache_->release(again);
+  }
+}
+
 TEST_F(PoolTest, CloneOfAHeadThatGrewAtTheFront) {
   Packet* original = packet_with_head(std::string(Packet::kHeadCapacity, 'h'));
   ASSERT_TRUE(original->prepend(Packet::kHeadRoom));

@@ -127,7 +127,7 @@ DropReason TapQueue::send(void* self, Burst& burst) noexcept {
 bool TapQueue::write_one(const Packet& packet, DropReason& left) noexcept {
   spec::virtio_net_hdr header{};
   if (!virtio::is_plain(packet.meta)) header = virtio::to_header(packet.meta);
-  std::array<iovec, kMaxPieces> pieces;
+  std::array<iovec, kMaxSentPieces> pieces;
   pieces[0] = {&header, spec::kNetHdrSize};
   pieces[1] = {const_cast<std::byte*>(packet.head()), packet.head_size()};
   int count = 2;

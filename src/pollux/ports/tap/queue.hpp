@@ -38,8 +38,10 @@ class TapQueue {
  private:
   /// Packets a poll, so that a flood from the kernel does not starve other queues.
   static constexpr size_t kMaxPoll = 32;
-  /// After a net header and a private head, the buffers of a longest packet.
+  /// After a net header and a private head, the buffers of a longest packet; of one to be sent,
+  /// all segments that a tail may have.
   static constexpr size_t kMaxPieces = 2 + Packet::kMaxSegments;
+  static constexpr size_t kMaxSentPieces = 2 + Packet::kMaxLentSegments;
 
   static void poll(void* self, Burst& burst) noexcept;
   static Wake arm(void* self) noexcept;
