@@ -151,6 +151,22 @@ TEST_P(Frames, AreCarriedCutAtEveryByte) {
   }
 }
 
+// A receiver of joined segments gets none of what is no segment, and nothing in another order.
+TEST_P(Frames, AreNotJoined) {
+  const Frame& sent = GetParam();
+  Switch net(Terms{});
+  net.bob.offloads = kTxChecksum | kTxTso4 | kTxTso6 | kTxJoin;
+  for (uint16_t i = 0; i < 3; ++i) net.liar.offer_frame(i, sent.bytes);
+  net.run();
+  EXPECT_EQ(net.stats().gro_packets, 0u);
+  ASSERT_EQ(net.bob.receives.used_idx(), sent.carried ? 3 : 0);
+  for (uint16_t i = 0; i < net.bob.receives.used_idx(); ++i) {
+    const uint64_t place = kFirst + 1600 * net.bob.receives.used_id(i);
+    EXPECT_EQ(net.bob.guest.read(place + kHdr, sent.bytes.size()), sent.bytes);
+  }
+  net.expect_accounts_to_hold();
+}
+
 INSTANTIATE_TEST_SUITE_P(Hostile, Frames, testing::ValuesIn(frames()), kLieName);
 
 TEST(Addresses, AFloodOfThemLeavesTheTableBounded) {

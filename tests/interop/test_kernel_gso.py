@@ -138,23 +138,15 @@ def samples(seed):
 class KernelBridge:
     """A tap that takes everything undone, a bridge, and a tap that takes what it is told to."""
 
-    TUNSETIFF, TUNSETOFFLOAD, TUN_F_CSUM = 0x400454CA, 0x400454D0, 1
-    IFF_TAP, IFF_NO_PI, IFF_VNET_HDR = 2, 0x1000, 0x4000
-
     def __init__(self, supervisor, csum):
         netns = Netns(supervisor)
         netns.run("ip", "link", "add", "br0", "type", "bridge")
         netns.run("ip", "link", "set", "br0", "up")
         self.into, self.out = (self._tap(supervisor, netns) for _ in range(2))
-        fcntl.ioctl(self.out, self.TUNSETOFFLOAD, self.TUN_F_CSUM if csum else 0)
+        fcntl.ioctl(self.out, Netns.TUNSETOFFLOAD, Netns.TUN_F_CSUM if csum else 0)
 
     def _tap(self, supervisor, netns):
-        fd = os.open("/dev/net/tun", os.O_RDWR | os.O_CLOEXEC)
-        supervisor.defer(os.close, fd)
-        name = supervisor.unique("g")
-        flags = self.IFF_TAP | self.IFF_NO_PI | self.IFF_VNET_HDR
-        fcntl.ioctl(fd, self.TUNSETIFF, struct.pack("16sH22x", name.encode(), flags))
-        netns.take(name)
+        fd, name = netns.open_tap(supervisor)
         netns.run("ip", "link", "set", name, "master", "br0")
         return fd
 

@@ -5,8 +5,6 @@ segmentation offloads meet peers that know them and peers that do not."""
 import signal
 import socket
 import struct
-import subprocess
-import sys
 
 import pytest
 
@@ -15,7 +13,7 @@ from support.frontend import (CSUM, GUEST_CSUM, GUEST_TSO4, HOST_TSO4, MRG_RXBUF
                               Frontend)
 from support.pollux import PolluxSwitch, check_conservation
 from support.process import wait_until
-from support.system import Netns
+from support.station import Station
 
 KERNEL_IP, PEER_IP = "10.78.0.1", "10.78.0.2"
 PEER_MAC = "02:00:00:00:00:c2"
@@ -24,27 +22,6 @@ FULL = (VERSION_1, MRG_RXBUF, CSUM, GUEST_CSUM, GUEST_TSO4, HOST_TSO4)
 NEEDS_CSUM, DATA_VALID = 1, 2  # flags of the virtio-net header
 
 pytestmark = pytest.mark.usefixtures("pollux_path", "need_netns")
-
-
-class Station:
-    """A tap port of a switch, moved into a namespace, with an address."""
-
-    def __init__(self, supervisor, switch, name, *addresses, mtu=None):
-        self.tap = supervisor.unique("t")
-        self.netns = Netns(supervisor)
-        switch.add_port(name, f"tap:{self.tap}")
-        self.netns.take(self.tap, *addresses, mtu=mtu)
-        text = self.netns.run("ip", "-o", "link", "show", self.tap)
-        self.mac = text.split("link/ether ")[1].split()[0]
-
-    def knows(self, ip, mac):
-        self.netns.run("ip", "neigh", "replace", ip, "lladdr", mac, "dev", self.tap,
-                       "nud", "permanent")
-
-    def python(self, script, *arguments):
-        """A Python program inside the namespace."""
-        return subprocess.Popen(self.netns.command(sys.executable, "-c", script, *arguments),
-                                stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
 
 
 def test_two_namespaces(supervisor):

@@ -170,6 +170,7 @@ def check_conservation(report: dict) -> None:
     ports, workers = report["ports"], report["workers"]
     accepted = sum(p["rx"]["packets"] for p in ports)
     made = sum(w["flood_copies"] - w["floods"] + w["gso_segments"] - w["gso_packets"]
+               + w["gro_packets"] - w["gro_segments"]
                for w in workers)
     carried = sum(p["tx"]["packets"] for p in ports)
     dropped = sum(p["rx"]["dropped"] + p["tx"]["dropped"] for p in ports)

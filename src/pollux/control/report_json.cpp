@@ -107,7 +107,9 @@ Json workers_json(std::span<const WorkerStats> workers) {
                     {"floods", worker.floods},
                     {"flood_copies", worker.flood_copies},
                     {"gso_packets", worker.gso_packets},
-                    {"gso_segments", worker.gso_segments}});
+                    {"gso_segments", worker.gso_segments},
+                    {"gro_segments", worker.gro_segments},
+                    {"gro_packets", worker.gro_packets}});
   }
   return json;
 }
@@ -217,6 +219,8 @@ WorkerStats worker_from(const Json& json) {
   take(json, "flood_copies", worker.flood_copies);
   take(json, "gso_packets", worker.gso_packets);
   take(json, "gso_segments", worker.gso_segments);
+  take(json, "gro_segments", worker.gro_segments);
+  take(json, "gro_packets", worker.gro_packets);
   return worker;
 }
 

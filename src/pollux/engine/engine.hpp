@@ -67,13 +67,22 @@ struct WorkerStats {
   uint64_t flood_copies = 0;  ///< ... and how many copies they became
   uint64_t gso_packets = 0;   ///< packets segmented in software ...
   uint64_t gso_segments = 0;  ///< ... and what they became
+  uint64_t gro_segments = 0;  ///< segments that were joined ...
+  uint64_t gro_packets = 0;   ///< ... and what they became
+
+  /// How many packets became of those accepted, beyond themselves; modulo 2^64, as it may be less
+  /// than none.
+  [[nodiscard]] uint64_t made() const {
+    return flood_copies - floods + gso_segments - gso_packets + gro_packets - gro_segments;
+  }
 };
 
 /// The switch: workers that poll the ports' queues and carry what they find.
 ///
 /// Every packet accepted from a port is carried to at least one other or counted under one reason:
-///   rx packets - floods + flood_copies - gso_packets + gso_segments == tx packets + all drops
-/// once the workers have stopped.
+///   rx packets - floods + flood_copies - gro_segments + gro_packets - gso_packets + gso_segments
+///     == tx packets + all drops
+/// over all workers (WorkerStats::made), once the workers have stopped.
 ///
 /// Control functions are called by one thread, the one that runs the ports' event loop.
 class Engine final : public Quiescence {

@@ -90,10 +90,30 @@ void Turn::send_to_port(const Topology& topology, const RxSource& source, uint16
   touch(queue, port);
   const uint32_t offloads =
       queue.offloads == nullptr ? 0 : queue.offloads->load(std::memory_order_relaxed);
+  if (const uint32_t types = stage::joinable(offloads, source.queue.large); types != 0)
+      [[unlikely]] {
+    join_and_finish(queue, offloads, types, burst, held);
+    return;
+  }
   if (stage::ready_for(burst, offloads)) [[likely]] {
     (void)transmit(queue, burst);
     return;
   }
+  finish(queue, offloads, burst, held);
+}
+
+/// Joins what the sender handed over in small segments and the receiver takes large.
+void Turn::join_and_finish(const TxQueue& queue, uint32_t offloads, uint32_t types, Burst& burst,
+                           Burst& held) noexcept {
+  const stage::Joiner::Counts joined = joiner_.join(burst, types);
+  gro_segments_.add(joined.segments);
+  gro_packets_.add(joined.packets);
+  finish(queue, offloads, burst, held);
+  joiner_.release();
+}
+
+/// Finishes what the receiver did not agree to finish itself: checksums, segments.
+void Turn::finish(const TxQueue& queue, uint32_t offloads, Burst& burst, Burst& held) noexcept {
   size_t to_cut = 0;
   for (const Packet* packet : burst.packets()) {
     if (packet->meta.gso != GsoType::kNone && !stage::takes_gso(packet->meta, offloads)) ++to_cut;
@@ -153,6 +173,8 @@ void Turn::add_stats(const WorkerStats& stats) noexcept {
   flood_copies_.add(stats.flood_copies);
   gso_packets_.add(stats.gso_packets);
   gso_segments_.add(stats.gso_segments);
+  gro_segments_.add(stats.gro_segments);
+  gro_packets_.add(stats.gro_packets);
 }
 
 WorkerStats Turn::stats() const {
@@ -165,6 +187,8 @@ WorkerStats Turn::stats() const {
   stats.flood_copies = flood_copies_.value();
   stats.gso_packets = gso_packets_.value();
   stats.gso_segments = gso_segments_.value();
+  stats.gro_segments = gro_segments_.value();
+  stats.gro_packets = gro_packets_.value();
   return stats;
 }
 

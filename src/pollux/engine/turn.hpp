@@ -11,6 +11,7 @@
 #include "pollux/engine/topology.hpp"
 #include "pollux/packet/burst.hpp"
 #include "pollux/stage/fdb.hpp"
+#include "pollux/stage/gro.hpp"
 #include "pollux/stage/outputs.hpp"
 
 namespace pollux {
@@ -30,7 +31,8 @@ class Turn {
         clones_(cache),
         segments_(cache),
         held_(cache),
-        held_clones_(cache) {}
+        held_clones_(cache),
+        joiner_(cache) {}
 
   /// One turn of `source`; true when it brought packets. `now_s`: seconds, for ageing.
   bool run(const Topology& topology, const RxSource& source, uint32_t now_s) noexcept;
@@ -47,6 +49,11 @@ class Turn {
   void flood(const Topology& topology, const RxSource& source, Burst& burst) noexcept;
   void send_to_port(const Topology& topology, const RxSource& source, uint16_t port, Burst& burst,
                     Burst& held) noexcept;
+  // Not inlined, so that what is rarely done does not crowd out what is done for every burst.
+  [[gnu::noinline]] void join_and_finish(const TxQueue& queue, uint32_t offloads, uint32_t types,
+                                         Burst& burst, Burst& held) noexcept;
+  [[gnu::noinline]] void finish(const TxQueue& queue, uint32_t offloads, Burst& burst,
+                                Burst& held) noexcept;
   std::optional<DropReason> transmit(const TxQueue& queue, Burst& burst) noexcept;
   void touch(const TxQueue& queue, uint16_t port) noexcept;
   void end(const RxSource& source) noexcept;
@@ -59,6 +66,7 @@ class Turn {
   Burst segments_;     // what large packets were cut into
   Burst held_;         // originals that clones or segments borrow from, until the turn ends
   Burst held_clones_;  // clones that segments borrow from
+  stage::Joiner joiner_;
   stage::Outputs outputs_;
   // Queues that got packets in this turn and are to be flushed at its end, one a port at most.
   std::array<TxQueue, kMaxPorts> touched_;
@@ -74,6 +82,8 @@ class Turn {
   Counter flood_copies_;
   Counter gso_packets_;
   Counter gso_segments_;
+  Counter gro_segments_;
+  Counter gro_packets_;
 };
 
 }  // namespace pollux

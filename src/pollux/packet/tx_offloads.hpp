@@ -14,5 +14,8 @@ inline constexpr uint32_t kTxTsoEcn = 8;
 inline constexpr uint32_t kTxUso4 = 16;  ///< UDP segmentation, VIRTIO_NET_F_GUEST_USO4
 inline constexpr uint32_t kTxUso6 = 32;
 inline constexpr uint32_t kTxUfo = 64;  ///< IP fragmentation of UDP, VIRTIO_NET_F_GUEST_UFO
+/// What comes in small TCP segments may be joined for it, as far as kTxTso4 and kTxTso6 go. Only
+/// with kTxChecksum.
+inline constexpr uint32_t kTxJoin = 128;
 
 }  // namespace pollux

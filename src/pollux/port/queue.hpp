@@ -52,6 +52,10 @@ struct RxQueue {
   /// The worker polls again: the sender need not tell any more. Never waits. May be called without
   /// arm() before. May be null.
   void (*disarm)(void* self) noexcept = nullptr;
+
+  /// kTxTso4 and kTxTso6, as far as the sender hands over large packets itself, so that its small
+  /// segments are not worth joining. Changes as peers come and go. Null: it does not.
+  const std::atomic<uint32_t>* large = nullptr;
 };
 
 /// A queue that packets leave by. Several workers may call `send` and `flush` (ports lock

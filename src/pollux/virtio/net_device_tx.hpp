@@ -3,11 +3,13 @@
 
 #include <algorithm>
 #include <array>
+#include <atomic>
 #include <cstddef>
 #include <cstdint>
 
 #include "pollux/base/queue_counters.hpp"
 #include "pollux/packet/burst.hpp"
+#include "pollux/packet/tx_offloads.hpp"
 #include "pollux/ring/device_chain.hpp"
 #include "pollux/spec/virtio_net.hpp"
 #include "pollux/virtio/net_header.hpp"
@@ -37,6 +39,11 @@ class NetDeviceTx {
   /// Whether headers may speak of checksums; at first if GUEST_CSUM was negotiated.
   void set_guest_csum(bool on) noexcept { guest_csum_ = on; }
 
+  /// Where kTxJoin is taken back from when a large frame was dropped since this driver's buffers
+  /// can not hold it, all together: what is not joined may well fit. Null: nowhere. The bits
+  /// outlive the queue.
+  void set_offloads(std::atomic<uint32_t>* offloads) noexcept { offloads_ = offloads; }
+
   /// Takes frames from the front of the burst as long as there are buffers, releases them, and
   /// leaves the rest. A frame that no buffer of this driver can hold is dropped and counted.
   void send(Burst& burst, QueueCounters& counters) noexcept {
@@ -59,6 +66,7 @@ class NetDeviceTx {
         bytes += packet.size();
       } else {
         counters.drops.add(outcome.reason);
+        if (outcome.reason == DropReason::receiver_too_small) note_too_small(packet);
       }
     }
     burst.release_front(done);
@@ -195,6 +203,11 @@ class NetDeviceTx {
     spec::virtio_net_hdr hdr = to_header(packet.meta);
     if (!guest_csum_) hdr.flags = 0;  // 5.1.6.4.1
     return hdr;
+  }
+
+  [[gnu::cold, gnu::noinline]] void note_too_small(const Packet& packet) noexcept {
+    if (offloads_ == nullptr || packet.meta.gso == GsoType::kNone) return;
+    offloads_->fetch_and(~kTxJoin, std::memory_order_relaxed);
   }
 
   Outcome wait_for_address() noexcept {
@@ -388,6 +401,7 @@ class NetDeviceTx {
   bool mergeable_;
   bool guest_csum_;
   bool missed_ = false;
+  std::atomic<uint32_t>* offloads_ = nullptr;
 };
 
 }  // namespace pollux::virtio

@@ -34,6 +34,7 @@ class FakePort final : public Port {
     std::string name;
     unsigned queues = 1;
     uint32_t offloads = 0;
+    uint32_t large = 0;          ///< RxQueue::large
     Journal* journal = nullptr;  ///< one worker only
     /// How many of `offered` packets are taken; called with the queue's lock held.
     std::function<size_t(size_t offered)> takes = [](size_t offered) { return offered; };
@@ -50,7 +51,10 @@ class FakePort final : public Port {
   using Source = std::function<std::vector<Frame>(unsigned queue, size_t room)>;
 
   FakePort(Config config, Source source)
-      : config_(std::move(config)), source_(std::move(source)), offloads_(config_.offloads) {
+      : config_(std::move(config)),
+        source_(std::move(source)),
+        offloads_(config_.offloads),
+        large_(config_.large) {
     for (unsigned i = 0; i < config_.queues; ++i) {
       queues_.push_back(std::make_unique<Queue>());
       queues_.back()->port = this;
@@ -76,7 +80,9 @@ class FakePort final : public Port {
   [[nodiscard]] PortInfo info() const override { return {}; }
   [[nodiscard]] std::vector<RxQueue> rx_queues() override {
     std::vector<RxQueue> handles;
-    for (auto& queue : queues_) handles.push_back({queue.get(), poll, complete, &queue->in});
+    for (auto& queue : queues_) {
+      handles.push_back({queue.get(), poll, complete, &queue->in, nullptr, nullptr, &large_});
+    }
     return handles;
   }
   [[nodiscard]] std::vector<TxQueue> tx_queues() override {
@@ -166,6 +172,7 @@ class FakePort final : public Port {
   Config config_;
   Source source_;
   std::atomic<uint32_t> offloads_;
+  std::atomic<uint32_t> large_;
   std::vector<std::unique_ptr<Queue>> queues_;
   std::atomic<bool> started_{false};
 };

@@ -73,12 +73,7 @@ class TurnTest : public testing::Test {
     for (const auto& port : ports_) sum += port->in().packets.value();
     return sum;
   }
-  void expect_accounts_to_hold() const {
-    const WorkerStats stats = turn_.stats();
-    EXPECT_EQ(
-        accepted() - stats.floods + stats.flood_copies - stats.gso_packets + stats.gso_segments,
-        fates());
-  }
+  void expect_accounts_to_hold() const { EXPECT_EQ(accepted() + turn_.stats().made(), fates()); }
 
   test::LeakChecked pool_{1024, 512};
   std::unique_ptr<stage::Fdb> fdb_ =
@@ -246,6 +241,80 @@ TEST_F(TurnTest, LargePacketsAreCutOnlyForWhomTheyMust) {
   expect_accounts_to_hold();
 }
 
+constexpr uint32_t kJoin = kTxChecksum | kTxTso4 | kTxTso6 | kTxJoin;
+
+/// Segment number `index` of 1000 bytes, whose checksum is left to the receiver.
+Frame segment6(uint32_t index, uint8_t to, uint8_t from) {
+  PacketMeta meta;
+  meta.needs_csum = true;
+  meta.csum_start = 54;
+  meta.csum_offset = 16;
+  Bytes frame = test::tcp_frame(1000, true, to, from);
+  test::put_be16(&frame[60], index * 1000);  // the sequence number's lower half
+  test::put_be16(&frame[70], 6 + 1020);      // of the pseudo header, whose addresses are 0
+  return {frame, meta};
+}
+
+TEST_F(TurnTest, SegmentsAreJoinedForWhomItPays) {
+  configs_[1].offloads = kJoin;
+  configs_[2].offloads = kJoin & ~kTxJoin;
+  configs_[3].offloads = kJoin & ~kTxTso6;
+  std::vector<Bytes> seen;
+  configs_[1].sees = [&](const Packet& packet) { seen.push_back(test::bytes_of(packet)); };
+  start();
+  learn_all();
+  seen.clear();
+  for (uint8_t to = 11; to <= 13; ++to) {
+    for (uint32_t i = 0; i < 20; ++i) send(0, segment6(i, to, 10));
+  }
+  run(0);
+  ASSERT_EQ(seen.size(), 1u);
+  EXPECT_EQ(seen[0].size(), 74u + 20 * 1000);
+  for (uint32_t i = 0; i < 20; ++i) {
+    const auto at = seen[0].begin() + 74 + 1000 * i;
+    ASSERT_EQ(Bytes(at, at + 1000), test::pattern(1000)) << i;
+  }
+  EXPECT_EQ(turn_.stats().gro_segments, 20u);
+  EXPECT_EQ(turn_.stats().gro_packets, 1u);
+  EXPECT_EQ(ports_[2]->out().packets.value(), 20u + 3);
+  EXPECT_EQ(ports_[3]->out().packets.value(), 20u + 3);
+  expect_accounts_to_hold();
+}
+
+TEST_F(TurnTest, FloodedSegmentsAreJoinedForOneAndNotForAnother) {
+  configs_[1].offloads = kJoin;
+  configs_[2].offloads = kTxChecksum;
+  start();
+  for (uint32_t i = 0; i < 64; ++i) send(0, segment6(i, 99, 10));
+  run(0);
+  EXPECT_EQ(ports_[1]->out().packets.value(), 1u);
+  EXPECT_EQ(ports_[2]->out().packets.value(), 64u);
+  EXPECT_EQ(ports_[3]->out().packets.value(), 64u);
+  expect_accounts_to_hold();
+}
+
+TEST_F(TurnTest, AJoinedPacketThatIsNotTakenIsOneDrop) {
+  configs_[1].offloads = kJoin;
+  configs_[1].takes = [](size_t) { return size_t{0}; };
+  start();
+  for (uint32_t i = 0; i < 10; ++i) send(0, segment6(i, 99, 10));
+  run(0);
+  EXPECT_EQ(test::all_drops(ports_[1]->out()), 1u);
+  expect_accounts_to_hold();
+}
+
+TEST_F(TurnTest, ASenderOfLargePacketsIsNotLookedAt) {
+  configs_[0].large = kTxTso4 | kTxTso6;
+  configs_[1].offloads = kJoin;
+  start();
+  learn_all();
+  for (uint32_t i = 0; i < 10; ++i) send(0, segment6(i, 11, 10));
+  run(0);
+  EXPECT_EQ(turn_.stats().gro_segments, 0u);
+  EXPECT_EQ(ports_[1]->out().packets.value(), 10u + 3);
+  expect_accounts_to_hold();
+}
+
 TEST_F(TurnTest, SegmentsBeyondTheReceiversRoomAreItsDrops) {
   configs_[1].takes = [room = size_t{70}](size_t offered) mutable {
     const size_t taken = std::min(offered, room);
@@ -291,9 +360,9 @@ TEST_P(RandomTurns, TheAccountsHold) {
   std::mt19937 random(GetParam());
   const auto pick = [&](size_t below) { return random() % below; };
   for (auto& config : configs_) {
-    constexpr std::array<uint32_t, 4> kOffloads{0, kTxChecksum, kTxChecksum | kTxTso4,
-                                                kTxChecksum | kTxTso4 | kTxTso6 | kTxTsoEcn};
-    config.offloads = kOffloads[pick(4)];
+    constexpr std::array<uint32_t, 5> kOffloads{0, kTxChecksum, kTxChecksum | kTxTso4,
+                                                kTxChecksum | kTxTso4 | kTxTso6 | kTxTsoEcn, kJoin};
+    config.offloads = kOffloads[pick(5)];
     config.takes = [&, mood = pick(4)](size_t offered) {
       if (mood == 0) return offered;
       if (mood == 1) return size_t{0};
@@ -306,7 +375,12 @@ TEST_P(RandomTurns, TheAccountsHold) {
     for (size_t n = pick(65); n != 0; --n) {
       const auto to = static_cast<uint8_t>(10 + pick(6));
       const auto from = static_cast<uint8_t>(10 + port);
-      switch (pick(8)) {
+      switch (pick(9)) {
+        case 8: {
+          const auto first = static_cast<uint32_t>(pick(60));
+          for (uint32_t i = 0; i < 3; ++i) send(port, segment6(first + i, to, from));
+          break;
+        }
         case 0:
           send(port, {test::broadcast(from, 14 + pick(2000))});
           break;

@@ -671,10 +671,15 @@ TEST_F(VhostUserDevice, FeaturesDecideWhatMayBeLeftUndone) {
   EXPECT_EQ(offloads->load(), 0u);
   device_.features_changed(kFeatures | spec::VIRTIO_NET_F_GUEST_CSUM |
                            spec::VIRTIO_NET_F_GUEST_TSO4);
-  EXPECT_EQ(offloads->load(), kTxChecksum | kTxTso4);
+  EXPECT_EQ(offloads->load(), kTxChecksum | kTxTso4 | kTxJoin);
   EXPECT_EQ(workers_.waits, 1u);  // nobody goes on with the old bits
+  const auto* large = rx_[0].large;
+  EXPECT_EQ(large->load(), 0u);
+  device_.features_changed(kFeatures | spec::VIRTIO_NET_F_CSUM | spec::VIRTIO_NET_F_HOST_TSO6);
+  EXPECT_EQ(large->load(), kTxTso6);
   device_.features_changed(0);
   EXPECT_EQ(offloads->load(), 0u);
+  EXPECT_EQ(large->load(), 0u);
 }
 
 /// Which of a guest's pages are marked; the marks are cleared.

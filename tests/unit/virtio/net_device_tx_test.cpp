@@ -258,6 +258,26 @@ TEST_F(DeviceTx, FrameThatWouldNeedTheWholeRingAndMore) {
   EXPECT_EQ(image_.used_idx(), kQueue);
 }
 
+TEST_F(DeviceTx, BuffersTooSmallForWhatWasJoined) {
+  for (const uint64_t features : {kModern, kMergeable}) {
+    image_.start_at(0);
+    next_desc_ = 0;
+    Tx tx = make(features);
+    std::atomic<uint32_t> offloads{kTxJoin | kTxTso4};
+    tx.set_offloads(&offloads);
+    for (uint32_t i = 0; i < kQueue; ++i) post({30});
+    EXPECT_TRUE(send(tx, pattern(30 * kQueue)));
+    EXPECT_EQ(offloads, kTxJoin | kTxTso4) << "nothing was joined";
+    Burst burst(pool_.cache());
+    push(burst, pattern(30 * kQueue));
+    burst[0].meta.gso = GsoType::kTcp4;
+    tx.send(burst, counters_);
+    EXPECT_TRUE(burst.empty());
+    EXPECT_EQ(offloads, kTxTso4);
+  }
+  EXPECT_EQ(drops(DropReason::receiver_too_small), 4u);
+}
+
 TEST_F(DeviceTx, BadBufferIsReturnedUnusedAndCostsOneFrame) {
   for (const uint64_t features : {kModern, kMergeable}) {
     image_.start_at(0);

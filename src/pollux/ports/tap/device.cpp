@@ -63,6 +63,7 @@ Result<TapDevice> TapDevice::open(const TapOptions& options) {
   if (Status attached = device.attach(options); !attached) return forward(attached);
   device.first_queue_ = device.queues_.front().get();
   if (options.offload) device.offer_offloads();
+  if (options.gro && device.offloads_ != 0) device.offloads_ |= kTxJoin;
   if (Status configured = device.configure(options); !configured) return forward(configured);
   return device;
 }

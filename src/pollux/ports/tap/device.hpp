@@ -18,6 +18,7 @@ struct TapOptions {
   std::string name;  ///< of the network interface
   uint32_t queues = 1;
   bool offload = true;  ///< let the kernel leave checksums and segmentation to us
+  bool gro = true;      ///< join small segments for the kernel; with `offload`
   bool up = true;       ///< set the interface up
   std::optional<net::MacAddress> mac;
   std::optional<uint32_t> mtu;

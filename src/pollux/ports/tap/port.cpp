@@ -15,9 +15,10 @@
 namespace pollux {
 namespace {
 
-constexpr std::array<PortKey, 5> kKeys{{
+constexpr std::array<PortKey, 6> kKeys{{
     {"queues", "pairs of queues, 1 to 64 (1)"},
     {"offload", "off: no checksums or segments left to the other side (on)"},
+    {"gro", "join small TCP segments for the kernel (on)"},
     {"up", "off: leave the interface as it is (on)"},
     {"mac", "address to give the interface (the kernel's choice)"},
     {"mtu", "MTU to give the interface, 68 to 65521 (the kernel's choice)"},
@@ -126,6 +127,7 @@ Result<std::unique_ptr<Port>> make_tap_port(const PortSpec& spec, const PortCont
   options.name = spec.target;
   options.queues = read.get_u32("queues", {.min = 1, .max = 64}, 1);
   options.offload = read.get_bool("offload", true);
+  options.gro = read.get_bool("gro", true);
   options.up = read.get_bool("up", true);
   options.mac = read.get_mac("mac");
   if (read.has("mtu")) options.mtu = read.get_u32("mtu", {.min = 68, .max = 65521}, 1500);

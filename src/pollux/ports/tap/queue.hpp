@@ -32,7 +32,10 @@ class TapQueue {
   /// The queue's descriptor, -1 when detached.
   [[nodiscard]] int fd() const { return fd_.get(); }
 
-  [[nodiscard]] RxQueue rx() { return {this, poll, nullptr, &rx_counters_, arm}; }
+  /// What it takes large it also gives large: TUNSETOFFLOAD means both.
+  [[nodiscard]] RxQueue rx() {
+    return {this, poll, nullptr, &rx_counters_, arm, nullptr, &offloads_};
+  }
   [[nodiscard]] TxQueue tx() { return {this, send, nullptr, &offloads_, &tx_counters_}; }
 
  private:

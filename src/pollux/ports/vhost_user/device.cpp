@@ -37,6 +37,7 @@ NetDevice::NetDevice(const Config& config, Quiescence& quiescence, Log log)
   for (uint16_t pair = 0; pair < config.queue_pairs; ++pair) {
     rx_[pair].pair = pair;
     rx_[pair].reception = &reception_;
+    rx_[pair].large = &sends_large_;
   }
   reset_control(0);
 }
@@ -109,6 +110,7 @@ Status NetDevice::start_ring(const vhost::RingStart& start) {
   } else {
     auto live = make_live_tx(start, *past);
     apply_offloads(*live);
+    live->set_offloads(&offloads_);
     set_up(tx_rings_[pair], std::move(live));
   }
   publish(start.index);

@@ -47,6 +47,7 @@ class NetDevice final : public vhost::BackendDevice {
     std::optional<net::MacAddress> mac{};
     uint16_t mtu = 1500;
     uint32_t speed = spec::VIRTIO_NET_SPEED_UNKNOWN;  ///< Mbit/s
+    bool gro = true;                                  ///< kTxJoin, see packet/tx_offloads.hpp
     std::string ring_file{};  ///< path for RingFile; empty: packed rings are noted nowhere
   };
 
@@ -158,7 +159,8 @@ class NetDevice final : public vhost::BackendDevice {
   std::unique_ptr<const Reception> reception_owner_;
   std::atomic<const Reception*> reception_{nullptr};
   std::atomic<uint32_t> offloads_{0};
-  std::unique_ptr<RingFile> ring_file_;  // opened for the first packed ring; outlives all rings
+  std::atomic<uint32_t> sends_large_{0};  // see RxQueue::large
+  std::unique_ptr<RingFile> ring_file_;   // opened for the first packed ring; outlives all rings
   bool ring_file_failed_ = false;
   std::vector<RxSlot> rx_;
   std::vector<TxSlot> tx_;

@@ -19,8 +19,8 @@ using namespace spec;  // NOLINT(google-build-using-namespace): the features are
 
 constexpr uint64_t kMultiqueue = VIRTIO_NET_F_MQ | VIRTIO_NET_F_RSS;
 
-/// kTx... bits for GUEST_... feature bits.
-uint32_t tx_offloads(uint64_t guest_offloads) {
+/// kTx... bits for GUEST_... feature bits. `gro`: join segments for who takes them joined.
+uint32_t tx_offloads(uint64_t guest_offloads, bool gro) {
   uint32_t bits = 0;
   if ((guest_offloads & VIRTIO_NET_F_GUEST_CSUM) != 0) bits |= kTxChecksum;
   if ((guest_offloads & VIRTIO_NET_F_GUEST_TSO4) != 0) bits |= kTxTso4;
@@ -29,6 +29,16 @@ uint32_t tx_offloads(uint64_t guest_offloads) {
   if ((guest_offloads & VIRTIO_NET_F_GUEST_UFO) != 0) bits |= kTxUfo;
   if ((guest_offloads & VIRTIO_NET_F_GUEST_USO4) != 0) bits |= kTxUso4;
   if ((guest_offloads & VIRTIO_NET_F_GUEST_USO6) != 0) bits |= kTxUso6;
+  if (gro && (bits & kTxChecksum) != 0 && (bits & (kTxTso4 | kTxTso6)) != 0) bits |= kTxJoin;
+  return bits;
+}
+
+/// What a driver that negotiated `features` sends large; see RxQueue::large.
+uint32_t sent_large(uint64_t features) {
+  if ((features & VIRTIO_NET_F_GSO) != 0) return kTxTso4 | kTxTso6;
+  uint32_t bits = 0;
+  if ((features & VIRTIO_NET_F_HOST_TSO4) != 0) bits |= kTxTso4;
+  if ((features & VIRTIO_NET_F_HOST_TSO6) != 0) bits |= kTxTso6;
   return bits;
 }
 
@@ -68,7 +78,9 @@ void NetDevice::reset_control(uint64_t features) {
       {.features = features, .max_queue_pairs = config_.queue_pairs, .mac = config_.mac});
   if (adopted_control_) control_.restore(*std::exchange(adopted_control_, std::nullopt));
   update_config_space();
-  offloads_.store(tx_offloads(control_.state().guest_offloads), std::memory_order_relaxed);
+  offloads_.store(tx_offloads(control_.state().guest_offloads, config_.gro),
+                  std::memory_order_relaxed);
+  sends_large_.store(sent_large(features), std::memory_order_relaxed);
 }
 
 void NetDevice::begin_adoption(virtio::NetControlState state) {
@@ -120,7 +132,8 @@ bool NetDevice::execute(std::span<const std::byte> command) {
 }
 
 void NetDevice::apply_offloads() {
-  offloads_.store(tx_offloads(control_.state().guest_offloads), std::memory_order_relaxed);
+  offloads_.store(tx_offloads(control_.state().guest_offloads, config_.gro),
+                  std::memory_order_relaxed);
   for (auto& ring : tx_rings_) {
     if (!ring.live) continue;
     const std::lock_guard guard(ring.live->lock);

@@ -47,6 +47,9 @@ struct TxOf final : LiveTx {
     return queue.missed() ? DropReason::receiver_unmapped : DropReason::receiver_ring_full;
   }
   void set_guest_csum(bool on) noexcept override { queue.set_guest_csum(on); }
+  void set_offloads(std::atomic<uint32_t>* offloads) noexcept override {
+    queue.set_offloads(offloads);
+  }
   bool end(OpenTurn& turn) noexcept override {
     return queue.publish(turns.end(turn, queue.filled()));
   }

@@ -85,6 +85,9 @@ struct LiveTx : LiveRing {
   /// Whether headers may speak of checksums: GUEST_CSUM may be turned off and on again (5.1.6.5.8).
   virtual void set_guest_csum(bool on) noexcept = 0;
 
+  /// See NetDeviceTx::set_offloads. Before the ring is used.
+  virtual void set_offloads(std::atomic<uint32_t>* offloads) noexcept = 0;
+
   /// Takes what the driver has room for; why it leaves the rest, if it does. `begins`: the worker's
   /// turn, if it begins with this.
   [[nodiscard]] virtual DropReason send(Burst& burst, QueueCounters& counters,

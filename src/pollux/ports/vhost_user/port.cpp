@@ -36,6 +36,7 @@ constexpr std::array kKeys{
     PortKey{"iommu", "offer to work behind the guest's IOMMU (on)"},
     PortKey{"csum", "offer checksum offload (on)"},
     PortKey{"tso", "offer TCP segmentation offload (on)"},
+    PortKey{"gro", "join small TCP segments for a driver that takes large ones (on)"},
     PortKey{"ufo", "offer UDP fragmentation offload (on)"},
     PortKey{"uso", "offer UDP segmentation offload (on)"},
     PortKey{"steering",
@@ -124,6 +125,7 @@ Result<Config> read_config(const PortSpec& spec) {
   config.mode = read.get_bool("server", true) ? vhost::BackendEndpoint::Mode::kServer
                                               : vhost::BackendEndpoint::Mode::kClient;
   config.device.features = offered_features(read, config.device.queue_pairs);
+  config.device.gro = read.get_bool("gro", true);
   config.device.in_band = read.get_bool("in-band", false);
   config.device.steer_flows = read.get_choice("steering", {"flow", "worker"}, 0) == 0;
   read_control(read, config.device);

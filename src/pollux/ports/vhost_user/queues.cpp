@@ -175,7 +175,7 @@ void flush(void* self) noexcept {
 
 }  // namespace
 
-RxQueue RxSlot::handle() noexcept { return {this, poll, complete, &counters, arm, disarm}; }
+RxQueue RxSlot::handle() noexcept { return {this, poll, complete, &counters, arm, disarm, large}; }
 
 TxQueue TxSlot::handle() noexcept { return {this, send, flush, offloads, &counters}; }
 

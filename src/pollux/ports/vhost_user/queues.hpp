@@ -24,6 +24,8 @@ struct RxSlot {
   uint16_t pair = 0;
   /// See TxSlot: what the peer sends tells where it waits for answers.
   const std::atomic<const Reception*>* reception = nullptr;
+  /// What the peer agreed to send large; see RxQueue::large.
+  const std::atomic<uint32_t>* large = nullptr;
   QueueCounters counters;
 
   [[nodiscard]] RxQueue handle() noexcept;

@@ -54,6 +54,7 @@ constexpr std::array kKeys{
     PortKey{"event-idx", "use event indices (on)"},
     PortKey{"csum", "use checksum offload (on)"},
     PortKey{"tso", "use TCP segmentation offload (on)"},
+    PortKey{"gro", "join small TCP segments for a back end that takes large ones (on)"},
     PortKey{"ufo", "use UDP fragmentation offload (on)"},
     PortKey{"uso", "use UDP segmentation offload (on)"},
     PortKey{"version-1", "use VIRTIO 1.0 and later; off: the legacy layout (on)"},
@@ -68,6 +69,7 @@ constexpr std::array kKeys{
 struct Config {
   std::string path;
   bool server = false;
+  bool gro = true;
   virtio_user::SessionConfig session;
 };
 
@@ -105,6 +107,7 @@ Result<Config> read_config(const PortSpec& spec) {
   Config config;
   config.path = spec.target;
   config.server = read.get_bool("server", false);
+  config.gro = read.get_bool("gro", true);
   config.session.mac = read.get_mac("mac");
   auto& session = config.session;
   session.queue_pairs = static_cast<uint16_t>(read.get_u32("queues", {.min = 1, .max = 128}, 1));
@@ -127,8 +130,9 @@ Result<Config> read_config(const PortSpec& spec) {
   return config;
 }
 
-/// What the back end takes undone, from the features that were negotiated.
-uint32_t tx_offloads(uint64_t features) {
+/// What the back end takes undone, from the features that were negotiated. `join`: what it takes
+/// large may be joined.
+uint32_t tx_offloads(uint64_t features, bool join) {
   using namespace spec;
   uint32_t bits = 0;
   if ((features & VIRTIO_NET_F_CSUM) != 0) bits |= kTxChecksum;
@@ -137,6 +141,15 @@ uint32_t tx_offloads(uint64_t features) {
   if ((features & VIRTIO_NET_F_HOST_ECN) != 0) bits |= kTxTsoEcn;
   if ((features & VIRTIO_NET_F_HOST_UFO) != 0) bits |= kTxUfo;
   if ((features & VIRTIO_NET_F_HOST_USO) != 0) bits |= kTxUso4 | kTxUso6;
+  if (join && (bits & kTxChecksum) != 0 && (bits & (kTxTso4 | kTxTso6)) != 0) bits |= kTxJoin;
+  return bits;
+}
+
+/// What the back end sends large, likewise; see RxQueue::large.
+uint32_t sent_large(uint64_t features) {
+  uint32_t bits = 0;
+  if ((features & spec::VIRTIO_NET_F_GUEST_TSO4) != 0) bits |= kTxTso4;
+  if ((features & spec::VIRTIO_NET_F_GUEST_TSO6) != 0) bits |= kTxTso6;
   return bits;
 }
 
@@ -154,6 +167,7 @@ class VirtioUserPort final : public Port {
         context_(context),
         rx_(config_.session.queue_pairs),
         tx_(config_.session.queue_pairs) {
+    for (RxSlot& slot : rx_) slot.large = &sends_large_;
     for (TxSlot& slot : tx_) slot.offloads = &offloads_;
   }
   ~VirtioUserPort() override { VirtioUserPort::stop(); }
@@ -212,6 +226,7 @@ class VirtioUserPort final : public Port {
   std::vector<RxSlot> rx_;
   std::vector<TxSlot> tx_;
   std::atomic<uint32_t> offloads_{0};
+  std::atomic<uint32_t> sends_large_{0};  // see RxQueue::large
 
   std::optional<vhost::UnixListener> listener_;
   UniqueFd stop_fd_;
@@ -301,7 +316,12 @@ Result<vhost::Frontend> VirtioUserPort::meet() {
 
 void VirtioUserPort::publish(Session& session) {
   const uint64_t features = session.features();
-  offloads_.store(tx_offloads(features), std::memory_order_relaxed);
+  // What was joined is copied into buffers of the pool, and must fit a chain.
+  const uint32_t pieces = Packet::kMaxLength / context_.pool.buffer_size() + 1;
+  const bool join =
+      config_.gro && pieces < std::min<uint32_t>(session.queue_size(), Packet::kMaxSegments);
+  offloads_.store(tx_offloads(features, join), std::memory_order_relaxed);
+  sends_large_.store(sent_large(features), std::memory_order_relaxed);
   const size_t pairs = session.rx().size();
   for (size_t i = 0; i < pairs; ++i) {
     rx_[i].live.store(session.rx()[i].get(), std::memory_order_release);
@@ -334,6 +354,7 @@ void VirtioUserPort::unpublish() {
   for (RxSlot& slot : rx_) slot.live.store(nullptr, std::memory_order_release);
   for (TxSlot& slot : tx_) slot.live.store(nullptr, std::memory_order_release);
   offloads_.store(0, std::memory_order_relaxed);
+  sends_large_.store(0, std::memory_order_relaxed);
 }
 
 void VirtioUserPort::watch(Session& session) {

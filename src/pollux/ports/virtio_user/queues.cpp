@@ -62,7 +62,7 @@ Status LiveRing::make_events() {
   return {};
 }
 
-RxQueue RxSlot::handle() noexcept { return {this, poll, nullptr, &counters, arm, disarm}; }
+RxQueue RxSlot::handle() noexcept { return {this, poll, nullptr, &counters, arm, disarm, large}; }
 
 TxQueue TxSlot::handle() noexcept { return {this, send, flush, offloads, &counters}; }
 

@@ -139,6 +139,8 @@ class LiveControlOf final : public LiveControl {
 /// ring behind it comes and goes with the back end.
 struct RxSlot {
   std::atomic<LiveRx*> live{nullptr};
+  /// What the back end agreed to send large; see RxQueue::large.
+  const std::atomic<uint32_t>* large = nullptr;
   QueueCounters counters;
 
   [[nodiscard]] RxQueue handle() noexcept;
