@@ -69,10 +69,14 @@ class Crashes:
             now = self.switch.counters()
             return sum(now[n].rx_packets - base[n] for n in base) > 1000
         wait_until(moving, 60, "traffic flows again", 0.02)
+
+    def count_drops(self):
+        """Of this process, before it ends."""
         self.dropped += sum(c.dropped for c in self.switch.counters().values())
 
     def crash(self):
         pause(self.random.random() / 20)
+        self.count_drops()
         self.switch.child.kill()
         # Some of the time its peers have long noticed when it comes back, some of the time not.
         pause(self.random.choice((0, 0, 0.3)))
@@ -104,6 +108,7 @@ def test_killed_under_traffic(supervisor, turns, options, state):
         crashes.crash()
         crashes.all_back()
     report = report_of(stream)
+    crashes.count_drops()
     assert_nothing_twice(report)
     # At most one burst of the one queue dies with the switch.
     assert report["lost"] <= crashes.dropped + turns * BURST, \
