@@ -103,13 +103,18 @@ class Guest:
         self._monitor = None
         self._tokens = 0
         # At once: what the guest says while nobody is connected is lost.
-        self._agent = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        wait_until(self._connected, 30, f"QEMU listens on {self._agent_path}")
+        self._agent = self._connect(self._agent_path)
 
-    def _connected(self) -> bool:
-        if not self.child.alive():
-            raise HarnessError(self.child.describe())
-        return self._agent.connect_ex(self._agent_path) == 0
+    def _connect(self, path: str) -> socket.socket:
+        """QEMU makes its sockets one after the other."""
+        sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+
+        def connected() -> bool:
+            if not self.child.alive():
+                raise HarnessError(self.child.describe())
+            return sock.connect_ex(path) == 0
+        wait_until(connected, 30, f"QEMU listens on {path}")
+        return sock
 
     def wait_ready(self, timeout: float = 240) -> None:
         """Waits for the end of the boot."""
@@ -155,9 +160,8 @@ class Guest:
     def monitor(self, command: str, **arguments):
         """A QMP command; what it returned."""
         if not self._monitor:
-            sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+            sock = self._connect(self._monitor_path)
             sock.settimeout(30)
-            sock.connect(self._monitor_path)
             self._monitor = sock.makefile("rw")
             self._monitor.readline()
             self.monitor("qmp_capabilities")
