@@ -317,9 +317,9 @@ Result<vhost::Frontend> VirtioUserPort::meet() {
 void VirtioUserPort::publish(Session& session) {
   const uint64_t features = session.features();
   // What was joined is copied into buffers of the pool, and must fit a chain.
-  const uint32_t pieces = Packet::kMaxLength / context_.pool.buffer_size() + 1;
+  const size_t pieces = Packet::kMaxLength / context_.pool.buffer_size() + 1;
   const bool join =
-      config_.gro && pieces < std::min<uint32_t>(session.queue_size(), Packet::kMaxSegments);
+      config_.gro && pieces < std::min<size_t>(session.queue_size(), Packet::kMaxSegments);
   offloads_.store(tx_offloads(features, join), std::memory_order_relaxed);
   sends_large_.store(sent_large(features), std::memory_order_relaxed);
   const size_t pairs = session.rx().size();
