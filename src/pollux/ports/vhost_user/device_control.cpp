@@ -179,7 +179,12 @@ std::unique_ptr<const Reception> NetDevice::make_reception() {
   if (reports || state.rss) reception->hash.emplace(state.hash);
   if (!steers() || !place_rings(*reception)) return reception;
   if (!state.rss) {
-    reception->flows = &flows_;
+    // With one receiveq there is nothing to choose, and no packet is hashed for it.
+    if (reception->usable.size() > 1) {
+      reception->flows = &flows_;
+    } else {
+      reception->rings.clear();
+    }
     return reception;
   }
   // A receiveq that can not be used is stood in for by the first that can.
