@@ -5,47 +5,22 @@
 #include <sys/socket.h>
 
 #include <algorithm>
-#include <array>
 #include <cerrno>
 #include <chrono>
-#include <cstring>
 #include <utility>
 #include <vector>
+
+#include "pollux/base/fd_passing.hpp"
 
 namespace pollux::control {
 namespace {
 
 constexpr uint32_t kMagic = 0x584c5550;  // "PULX"
-constexpr size_t kFdsAtOnce = 253;
 constexpr uint64_t kMostBytes = uint64_t{256} << 20;
 constexpr uint64_t kMostFds = 65536;
 
-using ControlBuffer = std::array<std::byte, CMSG_SPACE(kFdsAtOnce * sizeof(int))>;
-
 std::unexpected<Error> gone() {
   return fail(ErrorCode::kDisconnected, "the other process went away during the hand-over");
-}
-
-void attach(msghdr& msg, ControlBuffer& control, std::span<const int> fds) {
-  if (fds.empty()) return;
-  msg.msg_control = control.data();
-  msg.msg_controllen = CMSG_SPACE(fds.size_bytes());
-  cmsghdr* part = CMSG_FIRSTHDR(&msg);
-  part->cmsg_level = SOL_SOCKET;
-  part->cmsg_type = SCM_RIGHTS;
-  part->cmsg_len = CMSG_LEN(fds.size_bytes());
-  std::memcpy(CMSG_DATA(part), fds.data(), fds.size_bytes());
-}
-
-void collect(msghdr& msg, std::vector<UniqueFd>& fds) {
-  for (cmsghdr* part = CMSG_FIRSTHDR(&msg); part != nullptr; part = CMSG_NXTHDR(&msg, part)) {
-    if (part->cmsg_level != SOL_SOCKET || part->cmsg_type != SCM_RIGHTS) continue;
-    for (size_t at = 0; at + sizeof(int) <= part->cmsg_len - CMSG_LEN(0); at += sizeof(int)) {
-      int fd = -1;
-      std::memcpy(&fd, CMSG_DATA(part) + at, sizeof fd);
-      fds.emplace_back(fd);
-    }
-  }
 }
 
 }  // namespace
@@ -68,12 +43,12 @@ Status ParcelChannel::send_bytes(const void* bytes, size_t size, std::span<const
                                  Nanos deadline) const {
   const auto* from = static_cast<const std::byte*>(bytes);
   while (size != 0) {
-    alignas(cmsghdr) ControlBuffer control{};
+    FdControl control;
     iovec piece{const_cast<std::byte*>(from), size};
     msghdr msg{};
     msg.msg_iov = &piece;
     msg.msg_iovlen = 1;
-    attach(msg, control, fds);
+    attach_fds(msg, control, fds);
     const ssize_t sent = ::sendmsg(socket_.get(), &msg, MSG_DONTWAIT | MSG_NOSIGNAL);
     if (sent >= 0) {
       fds = {};  // they went with the first byte
@@ -93,13 +68,13 @@ Status ParcelChannel::receive_bytes(void* to, size_t size, std::vector<UniqueFd>
                                     Nanos deadline) const {
   auto* at = static_cast<std::byte*>(to);
   while (size != 0) {
-    alignas(cmsghdr) ControlBuffer control;
+    FdControl control;
     iovec piece{at, size};
     msghdr msg{};
     msg.msg_iov = &piece;
     msg.msg_iovlen = 1;
-    msg.msg_control = control.data();
-    msg.msg_controllen = control.size();
+    msg.msg_control = control.bytes.data();
+    msg.msg_controllen = control.bytes.size();
     const ssize_t got = ::recvmsg(socket_.get(), &msg, MSG_DONTWAIT | MSG_CMSG_CLOEXEC);
     if (got < 0 && errno == EINTR) continue;
     if (got < 0 && errno == EAGAIN) {
@@ -108,8 +83,7 @@ Status ParcelChannel::receive_bytes(void* to, size_t size, std::vector<UniqueFd>
     }
     if (got < 0 && errno != ECONNRESET) return fail_errno(errno, "can not take the switch over");
     if (got <= 0) return gone();
-    std::vector<UniqueFd> came;
-    collect(msg, came);
+    std::vector<UniqueFd> came = take_fds(msg);
     if ((msg.msg_flags & MSG_CTRUNC) != 0) {
       return fail(ErrorCode::kResource,
                   "descriptors were lost on their way: raise the limit of open files (ulimit -n)");
@@ -128,7 +102,7 @@ Status ParcelChannel::send(HandOverStep step, const nlohmann::json& values, cons
   const Header header{kMagic, static_cast<uint32_t>(step), bytes.size(), fds.lent().size()};
   if (auto ok = send_bytes(&header, sizeof header, {}, deadline); !ok) return ok;
   for (auto left = fds.lent(); !left.empty();) {
-    const auto batch = left.first(std::min(left.size(), kFdsAtOnce));
+    const auto batch = left.first(std::min(left.size(), kMaxFdsAtOnce));
     if (auto ok = send_bytes("d", 1, batch, deadline); !ok) return ok;
     left = left.subspan(batch.size());
   }
@@ -143,7 +117,8 @@ Result<HandOverMessage> ParcelChannel::receive(Nanos patience) {
     return fail(ErrorCode::kProtocol, "what came is no message of a hand-over");
   }
   std::vector<UniqueFd> fds;
-  for (uint64_t batches = (header.fds + kFdsAtOnce - 1) / kFdsAtOnce; batches != 0; --batches) {
+  for (uint64_t batches = (header.fds + kMaxFdsAtOnce - 1) / kMaxFdsAtOnce; batches != 0;
+       --batches) {
     char mark = 0;
     if (auto ok = receive_bytes(&mark, 1, &fds, deadline); !ok) return forward(ok);
   }

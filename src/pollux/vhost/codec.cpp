@@ -9,33 +9,10 @@
 #include <array>
 #include <cerrno>
 
+#include "pollux/base/fd_passing.hpp"
+
 namespace pollux::vhost {
 namespace {
-
-// Linux passes at most this many descriptors at once (SCM_MAX_FD). With room for all of them none
-// is lost unseen, so that a surplus can be told from a shortage of our own.
-constexpr size_t kMaxFdsAtOnce = 253;
-
-using ControlBuffer = std::array<std::byte, CMSG_SPACE(kMaxFdsAtOnce * sizeof(int))>;
-
-bool is_rights(const cmsghdr* part) {
-  return part->cmsg_level == SOL_SOCKET && part->cmsg_type == SCM_RIGHTS;
-}
-
-/// Every descriptor that came is owned from here on, whatever becomes of the message.
-std::vector<UniqueFd> take_fds(msghdr& msg) {
-  std::vector<UniqueFd> fds;
-  for (cmsghdr* part = CMSG_FIRSTHDR(&msg); part != nullptr; part = CMSG_NXTHDR(&msg, part)) {
-    if (!is_rights(part)) continue;
-    const size_t count = (part->cmsg_len - CMSG_LEN(0)) / sizeof(int);
-    for (size_t i = 0; i < count; ++i) {
-      int fd = -1;
-      std::memcpy(&fd, CMSG_DATA(part) + i * sizeof(int), sizeof(int));
-      fds.emplace_back(fd);
-    }
-  }
-  return fds;
-}
 
 std::unexpected<Error> hung_up(const char* when) {
   return fail(ErrorCode::kDisconnected, fmt::format("the peer hung up{}", when));
@@ -89,13 +66,13 @@ Status MessageReader::take_header() {
 
 /// Reads at most `size` bytes; 0 when there are none now.
 Result<size_t> MessageReader::receive(int socket, std::byte* to, size_t size) {
-  alignas(cmsghdr) ControlBuffer control;
+  FdControl control;
   iovec piece{to, size};
   msghdr msg{};
   msg.msg_iov = &piece;
   msg.msg_iovlen = 1;
-  msg.msg_control = control.data();
-  msg.msg_controllen = control.size();
+  msg.msg_control = control.bytes.data();
+  msg.msg_controllen = control.bytes.size();
   ssize_t got = 0;
   do {
     got = recvmsg(socket, &msg, MSG_DONTWAIT | MSG_CMSG_CLOEXEC);
@@ -140,24 +117,15 @@ Status MessageWriter::send(int socket, Message message) {
 Status MessageWriter::flush(int socket) {
   while (!queue_.empty()) {
     Item& item = queue_.front();
-    alignas(cmsghdr) ControlBuffer control{};
+    FdControl control;
     iovec piece{item.bytes.data() + item.sent, item.bytes.size() - item.sent};
     msghdr msg{};
     msg.msg_iov = &piece;
     msg.msg_iovlen = 1;
-    if (!item.fds.empty()) {
-      const size_t bytes = std::min(item.fds.size(), kMaxFdsAtOnce) * sizeof(int);
-      msg.msg_control = control.data();
-      msg.msg_controllen = CMSG_SPACE(bytes);
-      cmsghdr* part = CMSG_FIRSTHDR(&msg);
-      part->cmsg_level = SOL_SOCKET;
-      part->cmsg_type = SCM_RIGHTS;
-      part->cmsg_len = CMSG_LEN(bytes);
-      for (size_t i = 0; i < bytes / sizeof(int); ++i) {
-        const int fd = item.fds[i].get();
-        std::memcpy(CMSG_DATA(part) + i * sizeof(int), &fd, sizeof(int));
-      }
-    }
+    std::array<int, kMaxFdsAtOnce> fds;
+    const size_t count = std::min(item.fds.size(), fds.size());
+    for (size_t i = 0; i < count; ++i) fds[i] = item.fds[i].get();
+    attach_fds(msg, control, std::span(fds).first(count));
     const ssize_t sent = sendmsg(socket, &msg, MSG_DONTWAIT | MSG_NOSIGNAL);
     if (sent < 0) {
       if (errno == EINTR) continue;
