@@ -306,12 +306,13 @@ def goes_on(switch):
 
 
 @pytest.mark.parametrize("turns", MANY)
-def test_new_process_dies_on_the_way(supervisor, turns):
+@pytest.mark.parametrize("options", ["", ",packed=only"], ids=["split", "packed"])
+def test_new_process_dies_on_the_way(supervisor, turns, options):
     """The running switch goes on as if nothing had been."""
     print(f"TAKE_OVER_SEED={SEED}")
     rng = random.Random(SEED)
     switch = PolluxSwitch(supervisor, ["a", "b"])
-    stream = Stream(supervisor, switch)
+    stream = Stream(supervisor, switch, options=options)
     crashes = 0
     for _ in range(turns):
         wait_moving(switch)
@@ -332,12 +333,13 @@ def test_new_process_dies_on_the_way(supervisor, turns):
 
 
 @pytest.mark.parametrize("turns", MANY)
-def test_old_process_dies_on_the_way(supervisor, turns):
+@pytest.mark.parametrize("options", ["", ",packed=only"], ids=["split", "packed"])
+def test_old_process_dies_on_the_way(supervisor, turns, options):
     """The new process is the switch, or there is none: never two, and nothing comes twice."""
     print(f"TAKE_OVER_SEED={SEED}")
     rng = random.Random(SEED)
     switch = PolluxSwitch(supervisor, ["a", "b"])
-    stream = Stream(supervisor, switch)
+    stream = Stream(supervisor, switch, options=options)
     taken = 0
     for _ in range(turns):
         wait_moving(switch)

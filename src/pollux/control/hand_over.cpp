@@ -135,14 +135,19 @@ Status HandOver::hand(Nanos paused_at) {
                              {"paused_at", paused_at.count()}};
   ok = channel_->send(HandOverStep::kState, state, fds, kStepPatience);
   if (!ok) return ok;
-  if (auto prepared = channel_->expect(HandOverStep::kPrepared, kStepPatience); !prepared) {
-    return forward(prepared);
+  return wait_until_taken();
+}
+
+Status HandOver::wait_until_taken() {
+  auto taken = channel_->expect(HandOverStep::kTaken, kStepPatience);
+  if (!taken && taken.error().code == ErrorCode::kTimeout) {
+    // One of the two must be the switch, and both must know which: what is not here now can not
+    // come any more.
+    channel_->close_receiving();
+    if (channel_->expect(HandOverStep::kTaken, Nanos::zero())) return {};
   }
-  if (ok = channel_->send(HandOverStep::kGo, kStepPatience); !ok) return ok;
-  // From here on the other one may run: only its end brings the switch back.
-  auto running = channel_->expect(HandOverStep::kRunning, kStepPatience);
-  if (running || running.error().code == ErrorCode::kTimeout) return {};
-  return forward(running);
+  if (!taken) return forward(taken);
+  return {};
 }
 
 void HandOver::take_back(const Error& error) {

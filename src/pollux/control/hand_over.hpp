@@ -39,12 +39,12 @@ struct HandedSwitch {
 ///     begin():  kOffer     ───────────────▶   makes memory, workers and ports
 ///               (goes on working)  ◀───────   kReady
 ///     give():   workers at rest, kState ──▶   takes ports, addresses, counters
-///                                  ◀───────   kPrepared
-///               kGo        ───────────────▶   workers run
-///               ends               ◀───────   kRunning
+///               ends               ◀───────   kTaken
+///                                             workers run
 ///
-/// Until kRunning this side can take everything back, and does when the other one goes away; only
-/// one that is silent for long after kGo is taken for running. Control thread only.
+/// kTaken decides: before the new process has said it, it has touched no ring, and this side can
+/// take everything back, as it does when the other one goes away or is slow; one that can not say
+/// it any more does not run. Control thread only.
 class HandOver {
  public:
   explicit HandOver(HandedSwitch self) : self_(std::move(self)) {}
@@ -62,6 +62,7 @@ class HandOver {
   void on_answer();
   void give(Nanos paused_at);
   [[nodiscard]] Status hand(Nanos paused_at);
+  [[nodiscard]] Status wait_until_taken();
   void take_back(const Error& error);
   void end();
 

@@ -146,6 +146,6 @@ Result<HandOverMessage> ParcelChannel::expect(HandOverStep step, Nanos patience)
   return fail(ErrorCode::kProtocol, "the steps of a hand-over came out of order");
 }
 
-void ParcelChannel::close_both_ways() noexcept { (void)::shutdown(socket_.get(), SHUT_RDWR); }
+void ParcelChannel::close_receiving() noexcept { (void)::shutdown(socket_.get(), SHUT_RD); }
 
 }  // namespace pollux::control

@@ -16,13 +16,11 @@ namespace pollux::control {
 /// One step of a hand-over, in the order in which they come. From the running switch unless said
 /// otherwise.
 enum class HandOverStep : uint32_t {
-  kOffer = 1,     ///< what the switch is made of; it goes on working meanwhile
-  kReady = 2,     ///< from the new one: everything that can be made before is made
-  kState = 3,     ///< the switch is at rest, and this is all that it was
-  kPrepared = 4,  ///< from the new one: everything is in place
-  kGo = 5,        ///< the new one is the switch from here on
-  kRunning = 6,   ///< from the new one: it carries packets
-  kAbort = 7,     ///< from either: the running switch goes on
+  kOffer = 1,  ///< what the switch is made of; it goes on working meanwhile
+  kReady = 2,  ///< from the new one: everything that can be made before is made
+  kState = 3,  ///< the switch is at rest, and this is all that it was
+  kTaken = 4,  ///< from the new one: everything is in place, it is the switch from here on
+  kAbort = 5,  ///< from the running one, which goes on
 };
 
 struct HandOverMessage {
@@ -38,7 +36,7 @@ struct HandOverMessage {
 class ParcelChannel {
  public:
   /// Version of everything that is said over such channels.
-  static constexpr uint32_t kVersion = 1;
+  static constexpr uint32_t kVersion = 2;
 
   /// Takes a connected stream socket (made non-blocking). `clock` outlives the channel.
   ParcelChannel(UniqueFd socket, const Clock& clock) : socket_(std::move(socket)), clock_(&clock) {}
@@ -60,8 +58,8 @@ class ParcelChannel {
   /// an abort.
   [[nodiscard]] Result<HandOverMessage> expect(HandOverStep step, Nanos patience);
 
-  /// Nothing more can be sent by either side; what has come may still be received.
-  void close_both_ways() noexcept;
+  /// Nothing more can come: the other side's next send fails. What has come may still be received.
+  void close_receiving() noexcept;
 
  private:
   struct Header {

@@ -336,14 +336,13 @@ Status Switch::take_over(control::TakeOver& from) {
   impl_->engine->fdb().restore(from.addresses(),
                                {was.fdb.learned, was.fdb.moved, was.fdb.evicted, was.fdb.expired});
   impl_->started = from.paused_at() - was.uptime;
-  if (Status ok = from.wait_for_go(); !ok) return ok;
+  if (Status ok = from.take(); !ok) return ok;
   if (Status ok = impl_->engine->start(); !ok) return ok;
   impl_->take_over_pause = impl_->clock.now() - from.paused_at();
   if (impl_->server) {
     if (Status ok = impl_->server->move_to(path); !ok) impl_->log.error(ok.error().what);
     impl_->server->start();
   }
-  from.running();
   impl_->log.info(
       fmt::format("took over from pid {}: packets waited {:.2f} ms", from.from(),
                   std::chrono::duration<double, std::milli>(*impl_->take_over_pause).count()));

@@ -25,7 +25,6 @@ using std::chrono::seconds;
 
 constexpr auto kAnswerPatience = seconds(5);
 constexpr auto kStatePatience = seconds(10);
-constexpr auto kGoPatience = seconds(5);
 
 /// Runs `read` on what the other process sent; the JSON library's exceptions end here.
 template <typename Read>
@@ -142,26 +141,14 @@ Nanos TakeOver::paused_at() const {
   return Nanos(impl_->state.values.at("paused_at").get<int64_t>());
 }
 
-Status TakeOver::wait_for_go() {
+Status TakeOver::take() {
   ParcelChannel& channel = impl_->channel;
-  if (auto ok = channel.send(HandOverStep::kPrepared, kAnswerPatience);
-      !ok && ok.error().code != ErrorCode::kDisconnected) {
-    return ok;
-  }
-  auto go = channel.expect(HandOverStep::kGo, kGoPatience);
-  if (!go && go.error().code == ErrorCode::kTimeout) {
-    // Whoever is the switch must be sure of it: what is not here now can not come any more.
-    channel.close_both_ways();
-    go = channel.expect(HandOverStep::kGo, Nanos::zero());
-    if (!go) return forward(go);
-  }
-  // One that takes itself back says so; a connection that just ends is one whose process died.
-  if (!go && go.error().code != ErrorCode::kDisconnected) return forward(go);
-  return {};
-}
-
-void TakeOver::running() noexcept {
-  (void)impl_->channel.send(HandOverStep::kRunning, kAnswerPatience);
+  auto said = channel.send(HandOverStep::kTaken, kAnswerPatience);
+  if (said || said.error().code != ErrorCode::kDisconnected) return said;
+  // One that took itself back says so; a connection that just ends is one whose process died.
+  auto word = channel.expect(HandOverStep::kTaken, kAnswerPatience);
+  if (!word && word.error().code == ErrorCode::kDisconnected) return {};
+  return forward(word);
 }
 
 }  // namespace pollux::control

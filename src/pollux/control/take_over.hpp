@@ -51,11 +51,10 @@ class TakeOver {
   /// When the workers came to rest, by CLOCK_MONOTONIC.
   [[nodiscard]] Nanos paused_at() const;
 
-  /// Everything is in place. Waits for the word to begin; the old switch's death is one too.
-  [[nodiscard]] Status wait_for_go();
-
-  /// Packets are carried: the old process may go.
-  void running() noexcept;
+  /// Everything is in place: says that this process is the switch from here on. To be called before
+  /// a worker runs, who must not run after an error: then the other one goes on. An old switch that
+  /// died on the way is no error.
+  [[nodiscard]] Status take();
 
  private:
   struct Impl;

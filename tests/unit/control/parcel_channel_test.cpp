@@ -93,11 +93,11 @@ TEST_F(Parcels, TheOtherSidesSentenceIsPassedOn) {
 
 TEST_F(Parcels, SilenceAndAnEndAreToldApart) {
   EXPECT_EQ(taker_->receive(milliseconds(1)).error().code, ErrorCode::kTimeout);
-  ASSERT_TRUE(giver_->send(HandOverStep::kGo, seconds(20)));
-  taker_->close_both_ways();
-  EXPECT_TRUE(taker_->expect(HandOverStep::kGo, seconds(20)));  // it had come before
+  ASSERT_TRUE(giver_->send(HandOverStep::kReady, seconds(20)));
+  taker_->close_receiving();
+  EXPECT_TRUE(taker_->expect(HandOverStep::kReady, seconds(20)));  // it had come before
   EXPECT_EQ(taker_->receive(seconds(20)).error().code, ErrorCode::kDisconnected);
-  EXPECT_EQ(giver_->send(HandOverStep::kGo, seconds(20)).error().code, ErrorCode::kDisconnected);
+  EXPECT_EQ(giver_->send(HandOverStep::kReady, seconds(20)).error().code, ErrorCode::kDisconnected);
 }
 
 TEST(ConfigParcel, ComesBackAsItWas) {
