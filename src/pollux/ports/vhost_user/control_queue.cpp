@@ -28,6 +28,7 @@ ControlQueue::ControlQueue(EventLoop& loop, const vhost::RingStart& start, const
 
 void ControlQueue::update(const vhost::RingControls& controls) {
   const bool same_kick = controls.kick == controls_.kick && watch_.active();
+  if (!same_kick) watch_.reset();  // before its descriptor may be closed
   controls_ = controls;
   live_->controls.store(&controls_);
   if (!same_kick) watch_kick();
@@ -40,7 +41,6 @@ void ControlQueue::set_log(std::shared_ptr<const WriteLog> log) {
 }
 
 void ControlQueue::watch_kick() {
-  watch_.reset();
   if (!controls_.kick) return;
   auto watch =
       loop_.watch_fd(controls_.kick->get(), EPOLLIN, [this](uint32_t events) { on_kick(events); });
