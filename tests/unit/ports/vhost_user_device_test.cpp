@@ -198,6 +198,30 @@ TEST_F(VhostUserDevice, OffloadsThatTheDriverTurnedOffStayOffInANewRing) {
   EXPECT_EQ(flags(), Bytes{std::byte{0}});
 }
 
+// Control does not wait for a worker for ever.
+TEST_F(VhostUserDevice, ALongTurnEndsWithTheReceiveqsThatItBeganWith) {
+  constexpr uint64_t kMany = kFeatures | spec::VIRTIO_NET_F_MQ;
+  std::array<GuestRing, 4> receives;
+  const auto start = [&](size_t first) {
+    for (size_t pair = 0; pair < 2; ++pair) {
+      for (int i = 0; i < 4; ++i) receives[first + pair].post(2000);
+      const auto ring = receives[first + pair].start(static_cast<uint16_t>(2 * pair), true, kMany);
+      ASSERT_TRUE(device_.start_ring(ring));
+    }
+  };
+  device_.features_changed(kMany);
+  start(0);
+  EXPECT_EQ(send(tx_[0], 1, false).count, 0U);
+  workers_.come_by = false;
+  EXPECT_FALSE(device_.stop_ring(0));
+  EXPECT_FALSE(device_.stop_ring(2));
+  start(2);
+  EXPECT_EQ(send(tx_[0], 1, true).count, 0U);
+  EXPECT_EQ(receives[0].image.used_idx() + receives[1].image.used_idx(), 2);
+  EXPECT_EQ(send(tx_[0], 1, true).count, 0U);
+  EXPECT_EQ(receives[2].image.used_idx() + receives[3].image.used_idx(), 1);
+}
+
 TEST_F(VhostUserDevice, AnswersGoBesideTheTransmitqThatAsked) {
   constexpr uint64_t kMany = kFeatures | spec::VIRTIO_NET_F_MQ;
   // Neither IP nor one of the driver's own: by Ethernet addresses.

@@ -100,8 +100,9 @@ void drop_unwanted(const virtio::RxFilter& filter, Burst& burst, QueueCounters& 
 constexpr unsigned kRetries = 3;
 
 /// Sends one receiveq's share of a burst; what does not fit is dropped here, so that a full ring
-/// holds nothing up that goes into others.
-void send_share(LiveTx* live, TxSlot::Lane& lane, Burst& share, QueueCounters& counters) noexcept {
+/// holds nothing up that goes into others. `ring`: for a turn that has not filled another one yet.
+void send_share(LiveTx* ring, TxSlot::Lane& lane, Burst& share, QueueCounters& counters) noexcept {
+  LiveTx* live = lane.filled != nullptr ? lane.filled : ring;
   DropReason reason{};
   for (unsigned attempt = 0; attempt <= kRetries && !share.empty(); ++attempt) {
     const size_t before = share.size();
