@@ -27,7 +27,8 @@ inline constexpr uint64_t kUser = 0x7f0000000000;  // where the front end has th
 inline constexpr uint64_t kGuest = 0x100000;       // where the guest has it
 inline constexpr uint64_t kIova = 0x40000000;      // where its IOMMU shows it to devices
 inline constexpr uint32_t kRings = 4;              // one a page, from the start of the memory
-inline constexpr size_t kBuffers = kRings * kPage;
+inline constexpr uint32_t kControl = kRings;       // the ring behind them, if there is one
+inline constexpr size_t kBuffers = (kRings + 1) * kPage;
 // Within a ring's page: descriptors, then the parts that one side writes, then indirect tables.
 inline constexpr size_t kAvailAt = 1024;
 inline constexpr size_t kUsedAt = 2048;
@@ -60,6 +61,7 @@ class GuestMemory {
 struct Piece {
   uint64_t addr;
   uint32_t len;
+  bool write = false;  // for the device to write, if the whole chain is not
 };
 
 /// One field of one descriptor of a chain that is not as it should be.
@@ -77,12 +79,26 @@ class RingDriver {
   static constexpr size_t kAtOnce = 16;  // chains
 
   RingDriver(GuestMemory memory, uint32_t ring, bool packed, uint32_t size, uint64_t base)
-      : memory_(memory), page_(ring * kPage), packed_(packed), size_(size), base_(base) {}
+      : memory_(memory), page_(ring * kPage), packed_(packed), size_(size), base_(base) {
+    const std::array<std::byte, kTablesAt> zeros{};
+    memory_.put(page_, zeros.data(), zeros.size());
+  }
 
   /// True when the device has given everything back.
-  [[nodiscard]] bool idle() {
+  [[nodiscard]] bool idle() { return waiting() == 0; }
+  /// Chains that the device has.
+  [[nodiscard]] size_t waiting() {
     reap();
-    return pending_.empty();
+    return pending_.size();
+  }
+
+  /// The used index as SET_VRING_BASE tells it: where a device goes on that finds the ring so.
+  [[nodiscard]] uint32_t used() {
+    if (!packed_) return memory_.get<uint16_t>(page_ + kUsedAt + 2);
+    reap();
+    const uint16_t slot = pending_.empty() ? at_ : pending_.front().slot;
+    const bool wrap = pending_.empty() ? wrap_ : pending_.front().wrap;
+    return (slot | (wrap ? 0x8000U : 0U)) * 0x10001U;
   }
 
   /// False when the device has all that it may have. `writable`: for the device to write.
@@ -95,7 +111,7 @@ class RingDriver {
     std::vector<Descriptor> all;
     for (const Piece& piece : chain) {
       const bool last = all.size() + 1 == chain.size();
-      uint16_t flags = writable ? spec::VIRTQ_DESC_F_WRITE : uint16_t{0};
+      uint16_t flags = writable || piece.write ? spec::VIRTQ_DESC_F_WRITE : uint16_t{0};
       if (!last && !(packed_ && indirect)) flags |= spec::VIRTQ_DESC_F_NEXT;
       const auto next = static_cast<uint16_t>((indirect ? 0 : begin) + all.size() + 1);
       all.push_back({piece.addr, piece.len, flags, packed_ ? id() : next});

@@ -14,6 +14,7 @@
 #include <vector>
 
 #include "pollux/base/event_loop.hpp"
+#include "pollux/base/fd_passing.hpp"
 #include "pollux/ports/vhost_user/device.hpp"
 #include "pollux/vhost/backend_connection.hpp"
 #include "tests/support/lying_driver.hpp"
@@ -34,6 +35,8 @@ struct Counts {
   uint64_t restarts = 0;  // of rings, where they were
   uint64_t logged = 0;    // rounds of turns that were compared with the dirty log
   uint64_t ended = 0;     // connections, by the back end
+  uint64_t resumed = 0;   // rings that went on in another connection
+  uint64_t regions = 0;   // in-flight regions that were given
 };
 
 /// Descriptors that a front end has to send: of memory, that may be whole or cut short, and of all
@@ -54,14 +57,15 @@ class Descriptors {
             "no sockets");
     add(sockets[0]);
     add(sockets[1]);
+    add(memfd_create(kName, MFD_CLOEXEC));
   }
   void reset_memory(size_t i) const {
     require(ftruncate(at(i), 0) == 0 && ftruncate(at(i), kMemory) == 0, "no memory");
   }
   void reset() {
-    for (size_t i = 0; i < 3; ++i) reset_memory(i);
+    for (const size_t i : {size_t{0}, size_t{1}, size_t{2}, kInflight}) reset_memory(i);
     std::array<char, 4096> left;
-    for (size_t i = 3; i < fds_.size(); ++i) {
+    for (size_t i = 3; i < kInflight; ++i) {
       while (read(at(i), left.data(), left.size()) > 0) {
       }
     }
@@ -72,8 +76,12 @@ class Descriptors {
   [[nodiscard]] int call() const { return at(3); }
   [[nodiscard]] int kick() const { return at(4); }
   [[nodiscard]] int pipe(bool write) const { return at(write ? 6 : 5); }
+  /// A file for in-flight regions, as large as a memory.
+  [[nodiscard]] int inflight() const { return at(kInflight); }
 
  private:
+  static constexpr size_t kInflight = 9;
+
   void add(int fd) {
     require(fd >= 0, "no descriptor");
     fds_.emplace_back(fd);
@@ -88,9 +96,13 @@ struct Terms {
   bool iommu = false;
   bool in_band = false;
   bool logged = false;
-  bool oblige = false;  // misses are answered at once
-  bool ready = false;   // there are buffers to receive into
+  bool oblige = false;    // misses are answered at once
+  bool ready = false;     // there are buffers to receive into
+  bool inflight = false;  // the front end keeps an in-flight region
   uint64_t features = 0;
+
+  [[nodiscard]] bool control() const { return (features & spec::VIRTIO_NET_F_CTRL_VQ) != 0; }
+  [[nodiscard]] uint32_t rings() const { return kRings + (control() ? 1 : 0); }
 };
 
 class FrontEnd {
@@ -107,28 +119,16 @@ class FrontEnd {
   [[nodiscard]] uint64_t address(uint64_t offset) const { return base() + offset; }
   [[nodiscard]] uint64_t base() const { return terms_.iommu ? kIova : kGuest; }
 
-  /// A connection on which all was said that lets rings run.
+  /// A connection on which all was said that lets rings run, with a driver that begins anew.
   void connect(const Terms& terms) {
     hang_up();
     terms_ = terms;
-    int fds[2] = {-1, -1};
-    require(socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0, fds) == 0,
-            "no sockets");
-    far_ = UniqueFd(fds[1]);
-    auto made = vhost::BackendConnection::create(loop_, UniqueFd(fds[0]), device_, {},
-                                                 [this](const Error& error) {
-                                                   require(!error.what.empty(), "no sentence");
-                                                   open_ = false;
-                                                   ++counts_.ended;
-                                                 });
-    require(made.has_value(), "no connection");
-    connection_ = std::move(*made);
-    open_ = true;
-    hold_ = true;  // all in one go, which is a third of the calls
-    negotiate();
-    start_rings();
-    hold_ = false;
-    (void)hear();
+    drivers_.clear();
+    for (uint32_t i = 0; i < terms_.rings(); ++i) {
+      drivers_.emplace_back(memory_, i, terms_.packed, ring_size(), base());
+    }
+    if (terms_.inflight) clear_region();
+    begin(false, false);
     for (size_t i = 0; i < 8 && terms_.ready; ++i) {
       const Piece buffer{address(kMemory - (i + 1) * kPage / 2), kPage / 2};
       (void)drivers_[0].offer({&buffer, 1}, true, false, std::nullopt);
@@ -136,11 +136,77 @@ class FrontEnd {
     look_after();
   }
 
+  /// The same with rings as a back end before has left them, and a front end that `knows` where, or
+  /// leaves that to the in-flight region. `compare`: what is written to the dirty log.
+  void resume(bool knows, bool compare) {
+    hang_up();
+    begin(knows, compare);
+    look_after();
+    end_logged();
+    counts_.resumed += drivers_.size();
+  }
+
   void hang_up() {
     connection_.reset();
     far_.reset();
     back_.reset();
     open_ = false;
+  }
+
+  /// The in-flight region that is this guest's, half of its file.
+  [[nodiscard]] spec::VhostUserInflight region() const {
+    const auto format =
+        terms_.packed ? vhost::InflightFormat::kPacked : vhost::InflightFormat::kSplit;
+    spec::VhostUserInflight told{};
+    told.num_queues = kRings + 1;
+    told.queue_size = 64;
+    told.mmap_size = told.num_queues * vhost::InflightRegion::queue_bytes(told.queue_size, format);
+    told.mmap_offset = which_ * kMemory / 2;
+    return told;
+  }
+  [[nodiscard]] GuestMemory region_memory() const { return GuestMemory(fds_.inflight()); }
+  void give_region(const spec::VhostUserInflight& told, int fd) {
+    ++counts_.regions;
+    (void)say(vhost::make_request(spec::VHOST_USER_SET_INFLIGHT_FD, told), {fd});
+  }
+  /// Whether the region says that nothing is in flight.
+  [[nodiscard]] bool region_at_rest() const {
+    const spec::VhostUserInflight told = region();
+    const size_t head =
+        terms_.packed ? sizeof(spec::QueueRegionPacked) : sizeof(spec::QueueRegionSplit);
+    const size_t entry =
+        terms_.packed ? sizeof(spec::DescStatePacked) : sizeof(spec::DescStateSplit);
+    const std::vector<std::byte> bytes = region_memory().all();
+    for (size_t i = 0; i < size_t{told.num_queues} * told.queue_size; ++i) {
+      const size_t queue = i / told.queue_size * (told.mmap_size / told.num_queues);
+      if (bytes[told.mmap_offset + queue + head + i % told.queue_size * entry] != std::byte{0}) {
+        return false;
+      }
+    }
+    return true;
+  }
+  /// A region of the back end's own making, or none.
+  [[nodiscard]] UniqueFd ask_region(spec::VhostUserInflight& told) {
+    if (!open_) return {};
+    hold_ = true;
+    (void)say(vhost::make_request(spec::VHOST_USER_GET_INFLIGHT_FD, told));
+    hold_ = false;
+    send_held();
+    connection_->poll();
+    std::array<std::byte, sizeof(spec::VhostUserHeader) + sizeof told> reply{};
+    FdControl control;
+    iovec piece{reply.data(), reply.size()};
+    msghdr msg{};
+    msg.msg_iov = &piece;
+    msg.msg_iovlen = 1;
+    msg.msg_control = control.bytes.data();
+    msg.msg_controllen = control.bytes.size();
+    const ssize_t got = recvmsg(far_.get(), &msg, MSG_DONTWAIT | MSG_CMSG_CLOEXEC);
+    if (got < 0) return {};
+    std::vector<UniqueFd> fds = take_fds(msg);
+    if (fds.empty() || got != static_cast<ssize_t>(reply.size())) return {};
+    std::memcpy(&told, reply.data() + sizeof(spec::VhostUserHeader), sizeof told);
+    return std::move(fds.front());
   }
 
   /// Says a message, and reads what is said to it.
@@ -155,6 +221,11 @@ class FrontEnd {
   std::vector<std::byte> say_raw(std::span<const std::byte> bytes, const std::vector<int>& fds) {
     if (!open_) return {};
     ++counts_.messages;
+    if (hold_ && fds.empty()) {
+      held_.insert(held_.end(), bytes.begin(), bytes.end());
+      return {};
+    }
+    send_held();
     (void)test::send_raw(far_.get(), bytes, fds);
     return hold_ ? std::vector<std::byte>() : hear();
   }
@@ -240,12 +311,13 @@ class FrontEnd {
     GuestMemory(fds_.log()).put(log_offset_, zeros.data(), zeros.size());
   }
   void end_logged() {
-    if (before_.empty() || !open_) return;
+    const std::vector<std::byte> before = std::exchange(before_, {});
+    if (before.empty() || !open_) return;
     ++counts_.logged;
     const std::vector<std::byte> after = memory_.all();
     for (size_t page = 0; page < kMemory / kPage; ++page) {
       const size_t at = page * kPage;
-      if (std::memcmp(before_.data() + at, after.data() + at, kPage) == 0) continue;
+      if (std::memcmp(before.data() + at, after.data() + at, kPage) == 0) continue;
       const size_t bit = kGuest / kPage + page;
       const auto marks = GuestMemory(fds_.log()).get<uint8_t>(log_offset_ + bit / 8);
       require((marks >> bit % 8 & 1) != 0, "a page was written that is not in the dirty log");
@@ -260,10 +332,40 @@ class FrontEnd {
   }
 
  private:
+  [[nodiscard]] uint32_t ring_size() const { return terms_.packed && terms_.odd_size ? 53 : 64; }
+
+  void begin(bool knows, bool compare) {
+    int fds[2] = {-1, -1};
+    require(socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0, fds) == 0,
+            "no sockets");
+    far_ = UniqueFd(fds[1]);
+    auto made = vhost::BackendConnection::create(loop_, UniqueFd(fds[0]), device_, {},
+                                                 [this](const Error& error) {
+                                                   require(!error.what.empty(), "no sentence");
+                                                   open_ = false;
+                                                   ++counts_.ended;
+                                                 });
+    require(made.has_value(), "no connection");
+    connection_ = std::move(*made);
+    open_ = true;
+    hold_ = true;  // all in one go, which is a third of the calls
+    negotiate();
+    if (compare) begin_logged();
+    start_rings(knows);
+    hold_ = false;
+    send_held();
+    (void)hear();
+  }
+
+  void clear_region() const {
+    const std::vector<std::byte> zeros(kMemory / 2);
+    region_memory().put(region().mmap_offset, zeros.data(), zeros.size());
+  }
+
   void negotiate() {
     using namespace spec;
-    uint64_t protocol = vhost::BackendSession::possible_protocol_features() &
-                        ~(VHOST_USER_PROTOCOL_F_CONFIG | VHOST_USER_PROTOCOL_F_SHMEM);
+    static const uint64_t possible = vhost::BackendSession::possible_protocol_features();
+    uint64_t protocol = possible & ~(VHOST_USER_PROTOCOL_F_CONFIG | VHOST_USER_PROTOCOL_F_SHMEM);
     if (!terms_.in_band) protocol &= ~VHOST_USER_PROTOCOL_F_INBAND_NOTIFICATIONS;
     (void)say(vhost::make_request(VHOST_USER_SET_OWNER));
     (void)say(vhost::make_request(VHOST_USER_SET_PROTOCOL_FEATURES, protocol));
@@ -278,17 +380,15 @@ class FrontEnd {
     table.put(VhostUserMemoryRegion{kGuest, kMemory, kUser, 0});
     (void)say(table, {fds_.memory(which_)});
     if (terms_.logged) give_log(kPage, which_ * kPage);
+    if (terms_.inflight) give_region(region(), fds_.inflight());
   }
 
-  void start_rings() {
+  void start_rings(bool knows) {
     using namespace spec;
-    const uint32_t size = terms_.packed && terms_.odd_size ? 53 : 64;
-    drivers_.clear();
-    for (uint32_t i = 0; i < kRings; ++i) {
-      drivers_.emplace_back(memory_, i, terms_.packed, size, base());
-      (void)say(vhost::make_request(VHOST_USER_SET_VRING_NUM, vhost_vring_state{i, size}));
-      (void)say(vhost::make_request(VHOST_USER_SET_VRING_BASE,
-                                    vhost_vring_state{i, terms_.packed ? 0x80008000U : 0U}));
+    for (uint32_t i = 0; i < terms_.rings(); ++i) {
+      const uint32_t base = knows ? drivers_[i].used() : terms_.packed ? 0x80008000U : 0U;
+      (void)say(vhost::make_request(VHOST_USER_SET_VRING_NUM, vhost_vring_state{i, ring_size()}));
+      (void)say(vhost::make_request(VHOST_USER_SET_VRING_BASE, vhost_vring_state{i, base}));
       (void)say(vhost::make_request(VHOST_USER_SET_VRING_ADDR, addresses(i)));
       if (!terms_.in_band) {
         (void)say(vhost::make_request(VHOST_USER_SET_VRING_CALL, uint64_t{i}), {fds_.call()});
@@ -296,6 +396,11 @@ class FrontEnd {
       kick_off(i);
       (void)say(vhost::make_request(VHOST_USER_SET_VRING_ENABLE, vhost_vring_state{i, 1}));
     }
+  }
+
+  void send_held() {
+    const std::vector<std::byte> bytes = std::exchange(held_, {});
+    if (!bytes.empty()) (void)test::send_raw(far_.get(), bytes);
   }
 
   /// Lets the back end read what was said; what it replies.
@@ -350,6 +455,7 @@ class FrontEnd {
   UniqueFd back_;  // of the channel
   bool open_ = false;
   bool hold_ = false;  // say without waiting to be heard
+  std::vector<std::byte> held_;
   uint64_t log_size_ = 0;
   uint64_t log_offset_ = 0;
   std::vector<std::byte> before_;  // the memory, when the turns began; empty: not compared
