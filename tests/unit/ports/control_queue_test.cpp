@@ -3,11 +3,15 @@
 #include "pollux/ports/vhost_user/control_queue.hpp"
 
 #include <fcntl.h>
+#include <gmock/gmock.h>
 #include <gtest/gtest.h>
 #include <sys/eventfd.h>
 
 #include <memory>
+#include <string>
+#include <string_view>
 #include <utility>
+#include <vector>
 
 #include "tests/support/guest.hpp"
 
@@ -73,6 +77,26 @@ TEST_F(ControlQueueTest, ADescriptorThatWasReplacedIsNotWatchedAnyMore) {
   EXPECT_EQ(commands_, 0U);
   EXPECT_TRUE(kick(after));
   EXPECT_EQ(commands_, 1U);
+}
+
+TEST_F(ControlQueueTest, TheDriverIsToldOnceThatItsRingBroke) {
+  const UniqueFd fd(eventfd(0, EFD_NONBLOCK));
+  const UniqueFd err(eventfd(0, EFD_NONBLOCK));
+  auto ring = start(fd);
+  ring.controls.err = copy_of(err);
+  ControlQueue queue(*loop_, ring, {}, execute_);
+  std::vector<std::string> said;
+  const Log log([&](LogLevel, std::string_view text) { said.emplace_back(text); });
+  queue.report_if_broken(log);
+  EXPECT_TRUE(said.empty());
+  image_.offer(16);  // there are 16 descriptors
+  EXPECT_TRUE(kick(fd));
+  for (int i = 0; i < 2; ++i) queue.report_if_broken(log);
+  ASSERT_EQ(said.size(), 1U);
+  EXPECT_THAT(said[0], testing::HasSubstr("the control queue is stopped"));
+  eventfd_t count = 0;
+  EXPECT_EQ(eventfd_read(err.get(), &count), 0);
+  EXPECT_EQ(count, 1U);
 }
 
 }  // namespace

@@ -1,11 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "pollux/ports/vhost_user/control_queue.hpp"
 
+#include <fmt/format.h>
 #include <sys/epoll.h>
 
 #include <utility>
 
 #include "pollux/base/event_fd.hpp"
+#include "pollux/base/peer_fd.hpp"
 
 namespace pollux::vhost_user {
 namespace {
@@ -56,6 +58,14 @@ void ControlQueue::on_kick(uint32_t events) {
 
 void ControlQueue::serve() {
   if (controls_.enabled && live_->serve(kCommandsATurn, execute_)) live_->notify();
+}
+
+void ControlQueue::report_if_broken(const Log& log) {
+  const ring::RingError error = live_->broken.load(std::memory_order_relaxed);
+  if (reported_ || error == ring::RingError::none) return;
+  reported_ = true;
+  log.warn(fmt::format("the control queue is stopped: {}", ring::describe(error)));
+  if (controls_.err) signal_event(controls_.err->get());
 }
 
 }  // namespace pollux::vhost_user

@@ -7,6 +7,7 @@
 #include <span>
 
 #include "pollux/base/event_loop.hpp"
+#include "pollux/base/log.hpp"
 #include "pollux/ports/vhost_user/live_ring.hpp"
 #include "pollux/vhost/device.hpp"
 
@@ -34,6 +35,9 @@ class ControlQueue {
   /// Carries out what is there, a bounded number of commands.
   void serve();
 
+  /// Tells log and peer, once, of a ring that broke.
+  void report_if_broken(const Log& log);
+
  private:
   void watch_kick();
   void on_kick(uint32_t events);
@@ -44,6 +48,7 @@ class ControlQueue {
   LiveControl::Execute execute_;
   vhost::RingControls controls_;
   std::shared_ptr<const WriteLog> log_;
+  bool reported_ = false;
   EventLoop::Watch watch_;  // last: no kick reaches a half-dismantled queue
 };
 

@@ -244,6 +244,7 @@ void NetDevice::report_broken_rings() {
     report(rx_rings_[i], fmt::format("rx{}", i));
     report(tx_rings_[i], fmt::format("tx{}", i));
   }
+  if (control_queue_) control_queue_->report_if_broken(log_);
 }
 
 template <typename Live>
