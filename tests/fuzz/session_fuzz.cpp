@@ -62,7 +62,11 @@ class Switch {
     }
     for (unsigned n = 0; n < 300 && input_.remaining_bytes() != 0 && patience_ != 0; ++n) step();
     run();
-    for (const auto& guest : guests_) guest->front_end.hang_up();
+    for (const auto& guest : guests_) {
+      PortInfo info;
+      guest->device.describe(info);
+      guest->front_end.hang_up();
+    }
     run();
     check();
   }
@@ -90,6 +94,7 @@ class Switch {
     kInflight,
     kResume,
     kInterrupt,
+    kHandOver,
   };
   /// What packets need comes up most often.
   static Op op_of(unsigned number, bool later) {
@@ -101,7 +106,7 @@ class Switch {
                                  Op::kTransmit, Op::kReceive,  Op::kInject};
     constexpr std::array kLater{Op::kCommand,  Op::kStream, Op::kInflight,  Op::kResume,
                                 Op::kCommand,  Op::kStream, Op::kInterrupt, Op::kCommand,
-                                Op::kInflight, Op::kStream, Op::kCommand,   Op::kResume,
+                                Op::kInflight, Op::kStream, Op::kHandOver,  Op::kResume,
                                 Op::kInterrupt};
     const bool new_one = later && number >= kCommon.size();
     return new_one ? kLater[number - kCommon.size()] : kCommon[number % kCommon.size()];
@@ -168,6 +173,8 @@ class Switch {
       case Op::kInterrupt:
         interrupt_in_ = 1 + byte() % 8;
         return;
+      case Op::kHandOver:
+        return front_end.hand_over((byte() & 1) != 0, as_agreed_ && honest_ && regions_whole_);
     }
   }
 

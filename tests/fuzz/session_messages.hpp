@@ -7,6 +7,7 @@
 
 #include <array>
 #include <cstddef>
+#include <string_view>
 #include <utility>
 #include <vector>
 
@@ -137,6 +138,13 @@ class Speaker {
     if ((how & 2) != 0) {
       const std::vector<uint8_t> bytes = some_bytes(input_, 32);
       (void)!write(fds_.pipe(true), bytes.data(), bytes.size());
+    }
+    if ((how & 0x10) != 0) {  // of the device's own making, but for its numbers
+      constexpr std::string_view kMagic = "pollux-n";
+      const std::array<uint16_t, 4> rest{static_cast<uint16_t>(1 + (how >> 6 & 1)), 0,
+                                         static_cast<uint16_t>(byte() * 16), 0};
+      (void)!write(fds_.pipe(true), kMagic.data(), kMagic.size());
+      (void)!write(fds_.pipe(true), rest.data(), sizeof rest);
     }
     const bool load = (how & 1) != 0;
     const spec::VhostUserTransferDeviceState wanted{load ? 1U : 0U,

@@ -44,6 +44,7 @@ struct Reached {
     front_ends.ended += counts.ended;
     front_ends.resumed += counts.resumed;
     front_ends.regions += counts.regions;
+    front_ends.handed_over += counts.handed_over;
   }
 
   /// What became of a queue's packets.
@@ -85,6 +86,7 @@ struct Reached {
     line("... found at rest", at_rest);
     line("rings restarted", front_ends.restarts);
     line("rings resumed", front_ends.resumed);
+    line("sessions handed over", front_ends.handed_over);
     line("reconnects", reconnects);
     line("connections ended", front_ends.ended);
   }

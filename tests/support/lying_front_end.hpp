@@ -6,6 +6,7 @@
 #include <sys/eventfd.h>
 #include <sys/socket.h>
 
+#include <algorithm>
 #include <cstdio>
 #include <cstdlib>
 #include <memory>
@@ -13,8 +14,11 @@
 #include <utility>
 #include <vector>
 
+#include <nlohmann/json.hpp>
+
 #include "pollux/base/event_loop.hpp"
 #include "pollux/base/fd_passing.hpp"
+#include "pollux/ports/vhost_user/control_parcel.hpp"
 #include "pollux/ports/vhost_user/device.hpp"
 #include "pollux/vhost/backend_connection.hpp"
 #include "tests/support/lying_driver.hpp"
@@ -31,12 +35,13 @@ inline void require(bool good, const char* what) {
 /// What a front end has got to.
 struct Counts {
   uint64_t messages = 0;
-  uint64_t mappings = 0;  // told to the IOTLB, or taken back
-  uint64_t restarts = 0;  // of rings, where they were
-  uint64_t logged = 0;    // rounds of turns that were compared with the dirty log
-  uint64_t ended = 0;     // connections, by the back end
-  uint64_t resumed = 0;   // rings that went on in another connection
-  uint64_t regions = 0;   // in-flight regions that were given
+  uint64_t mappings = 0;     // told to the IOTLB, or taken back
+  uint64_t restarts = 0;     // of rings, where they were
+  uint64_t logged = 0;       // rounds of turns that were compared with the dirty log
+  uint64_t ended = 0;        // connections, by the back end
+  uint64_t resumed = 0;      // rings that went on in another connection
+  uint64_t regions = 0;      // in-flight regions that were given
+  uint64_t handed_over = 0;  // sessions, to another process as it were
 };
 
 /// Descriptors that a front end has to send: of memory, that may be whole or cut short, and of all
@@ -144,6 +149,31 @@ class FrontEnd {
     look_after();
     end_logged();
     counts_.resumed += drivers_.size();
+  }
+
+  /// The session goes to another process that has the same device, or, if that one never says `go`,
+  /// on in this one. `must`: nothing that the front end has done can be in the way.
+  void hand_over(bool go, bool must) {
+    if (!open_ || !connection_->can_hand_over()) return;
+    const size_t ran = rings_that_run();
+    nlohmann::json values;
+    FdParcel given;
+    if (!connection_->save(values, given)) return;
+    if (!go) return connection_->resume();
+    std::vector<UniqueFd> fds;
+    for (const int fd : given.lent()) fds.emplace_back(fcntl(fd, F_DUPFD_CLOEXEC, 0));
+    FdParcel taken(std::move(fds));
+    const auto control = vhost_user::pack_control(device_.control_state());
+    connection_.reset();
+    device_.begin_adoption(vhost_user::unpack_control(control));
+    auto made = vhost::BackendConnection::adopt(loop_, values, taken, device_, {}, when_closed());
+    device_.end_adoption();
+    open_ = made.has_value();
+    require(open_ || !must, "a session that could not be taken over");
+    if (!open_) return hang_up();
+    connection_ = std::move(*made);
+    require(!must || rings_that_run() == ran, "a ring that was lost when it was taken over");
+    ++counts_.handed_over;
   }
 
   void hang_up() {
@@ -334,17 +364,26 @@ class FrontEnd {
  private:
   [[nodiscard]] uint32_t ring_size() const { return terms_.packed && terms_.odd_size ? 53 : 64; }
 
+  vhost::BackendConnection::Closed when_closed() {
+    return [this](const Error& error) {
+      require(!error.what.empty(), "no sentence");
+      open_ = false;
+      ++counts_.ended;
+    };
+  }
+  [[nodiscard]] size_t rings_that_run() const {
+    const auto& vrings = connection_->session().state().vrings;
+    return static_cast<size_t>(
+        std::ranges::count_if(vrings, [](const auto& vring) { return vring.started; }));
+  }
+
   void begin(bool knows, bool compare) {
     int fds[2] = {-1, -1};
     require(socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0, fds) == 0,
             "no sockets");
     far_ = UniqueFd(fds[1]);
-    auto made = vhost::BackendConnection::create(loop_, UniqueFd(fds[0]), device_, {},
-                                                 [this](const Error& error) {
-                                                   require(!error.what.empty(), "no sentence");
-                                                   open_ = false;
-                                                   ++counts_.ended;
-                                                 });
+    auto made =
+        vhost::BackendConnection::create(loop_, UniqueFd(fds[0]), device_, {}, when_closed());
     require(made.has_value(), "no connection");
     connection_ = std::move(*made);
     open_ = true;
