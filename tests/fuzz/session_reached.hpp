@@ -9,7 +9,7 @@
 
 #include "pollux/base/drop_reason.hpp"
 #include "pollux/base/queue_counters.hpp"
-#include "tests/support/lying_front_end.hpp"
+#include "tests/support/lying_terms.hpp"
 
 namespace pollux::liar {
 

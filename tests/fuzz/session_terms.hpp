@@ -4,7 +4,7 @@
 
 #include <cstdint>
 
-#include "tests/support/lying_front_end.hpp"
+#include "tests/support/lying_terms.hpp"
 
 namespace pollux::liar {
 
