@@ -115,28 +115,30 @@ class DeviceSide {
   }
 
   void take(uint32_t count) {
-    uint32_t taken = 0;
-    for (; taken < count && !world_.over(kSide); ++taken) {
-      uint16_t head = 0;
-      call();
-      if (!ring_->head(taken, head)) break;
-      const uint32_t written = use(head);
+    const MemoryAccess want = config_.to_driver ? MemoryAccess::kWrite : MemoryAccess::kRead;
+    std::vector<uint16_t> heads(count);
+    std::vector<ring::SingleRun> runs(count);
+    std::vector<uint32_t> written(count);
+    call();
+    const uint32_t good = ring_->heads(0, count, heads.data());
+    call();
+    ring_->singles(heads.data(), good, want, runs.data());
+    for (uint32_t i = 0; i < good && !world_.over(kSide); ++i) {
+      written[i] = use(heads[i], runs[i], want);
       if (world_.over(kSide)) return;
-      ring_->put_used(head, written);
       ++next_;
     }
-    ring_->take(taken);
-    if (taken < count) broken();
+    if (world_.over(kSide)) return;
+    ring_->put_used(heads.data(), written.data(), good);
+    ring_->take(good);
+    if (good < count) broken();
   }
 
   /// Reads or writes one message; the bytes written.
-  uint32_t use(uint16_t head) {
-    const MemoryAccess want = config_.to_driver ? MemoryAccess::kWrite : MemoryAccess::kRead;
+  uint32_t use(uint16_t head, const ring::SingleRun& run, MemoryAccess want) {
     uint32_t piece = 0;
-    Translation at;
-    call();
-    if (ring_->single(head, want, at)) {
-      touch(at.data, static_cast<uint32_t>(at.size), piece++);
+    if (run.size != 0) {
+      touch(run.data, run.size, piece++);
     } else {
       call();
       const ring::ChainStatus status = ring_->walk(head, want, [&](std::byte* data, uint32_t len) {

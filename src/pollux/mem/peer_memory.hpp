@@ -160,11 +160,26 @@ class PeerView {
   /// later turn.
   [[nodiscard]] Translation translate(uint64_t addr, uint64_t len, MemoryAccess access) noexcept {
     const Window& window = windows_[access == MemoryAccess::kWrite ? 1 : 0];
-    const uint64_t offset = addr - window.start;
-    if (offset < window.size && len <= window.size - offset) [[likely]] {
-      return {window.host + offset, len, TranslationStatus::kOk};
-    }
+    if (window.holds(addr, len)) [[likely]]
+      return {window.at(addr), len, TranslationStatus::kOk};
     return translate_slowly(addr, len, access);
+  }
+
+  /// What was hit last, and may be accessed in one way: what it holds needs no `translate`. Who has
+  /// many addresses to look at keeps a copy, which lives up to the next translation or refresh.
+  struct Window {
+    uint64_t start = 0;
+    uint64_t size = 0;
+    std::byte* host = nullptr;
+
+    [[nodiscard]] bool holds(uint64_t addr, uint64_t len) const noexcept {
+      const uint64_t offset = addr - start;
+      return offset < size && len <= size - offset;
+    }
+    [[nodiscard]] std::byte* at(uint64_t addr) const noexcept { return host + (addr - start); }
+  };
+  [[nodiscard]] const Window& window(MemoryAccess access) const noexcept {
+    return windows_[access == MemoryAccess::kWrite ? 1 : 0];
   }
 
   /// Every write to a buffer is reported here, and every write to the ring itself to the next: the
@@ -186,13 +201,6 @@ class PeerView {
   void set_log(const WriteLog* log) noexcept { __atomic_store_n(&log_, log, __ATOMIC_RELEASE); }
 
  private:
-  /// What was hit last, and may be accessed in one way.
-  struct Window {
-    uint64_t start = 0;
-    uint64_t size = 0;
-    std::byte* host = nullptr;
-  };
-
   [[nodiscard]] const WriteLog* now_logged() const noexcept {
     return __atomic_load_n(&log_, __ATOMIC_ACQUIRE);
   }

@@ -39,6 +39,12 @@ class Burst {
     packets_[end_++] = packet;
   }
 
+  /// Adds packets that the caller owns. There must be room for all.
+  void append(std::span<Packet* const> packets) noexcept {
+    if (end_ + packets.size() > kCapacity) compact();
+    for (Packet* packet : packets) packets_[end_++] = packet;
+  }
+
   /// Takes the first packet out; the caller owns it. Must not be empty.
   [[nodiscard]] Packet* pop_front() noexcept {
     Packet* packet = packets_[begin_++];

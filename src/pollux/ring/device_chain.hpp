@@ -19,6 +19,13 @@ enum class ChainStatus : uint8_t {
   kStopped,        ///< the visitor had enough
 };
 
+/// The common chain: one direct descriptor whose bytes are in one region, translated and checked.
+/// Size 0: the chain is anything else, and `walk` tells.
+struct SingleRun {
+  std::byte* data;
+  uint32_t size;
+};
+
 /// How a device ring tells the driver what it has used.
 enum class UsedEntries : uint8_t {
   kEach,        ///< an entry for each chain
@@ -61,6 +68,51 @@ struct BothWays {
     return flags & spec::VIRTQ_DESC_F_WRITE;
   }
 };
+
+/// The bytes of a descriptor that is a whole chain, for `want`, if it is a common one. `flags`:
+/// those of the descriptor that tell what it is.
+[[nodiscard]] inline SingleRun single_run(PeerView& view, uint64_t addr, uint32_t len,
+                                          uint16_t flags, MemoryAccess want) noexcept {
+  if (flags != write_flag(want)) return {nullptr, 0};
+  const Translation at = view.translate(addr, len, want);
+  if (at.status != TranslationStatus::kOk || at.size != len) return {nullptr, 0};
+  return {at.data, len};
+}
+
+/// Asks for the first two cache lines of a chain's bytes: a net header and the shortest frame.
+template <typename Access>
+void prefetch_run(const Access& access, const SingleRun& run, MemoryAccess want) noexcept {
+  if (want == MemoryAccess::kWrite) {
+    access.prefetch_write(run.data);
+    access.prefetch_write(run.data + 64);
+  } else {
+    access.prefetch_read(run.data);
+    access.prefetch_read(run.data + 64);
+  }
+}
+
+/// single_run() for `count` chains, and their first bytes on their way; `first(i)` gives the first
+/// descriptor of the i-th. True when all are common ones.
+template <typename Access, typename First>
+bool find_singles(PeerView& view, const Access& access, uint32_t count, MemoryAccess want,
+                  SingleRun* out, First&& first) noexcept {
+  PeerView::Window window = view.window(want);
+  bool all = true;
+  for (uint32_t i = 0; i < count; ++i) {
+    const auto desc = first(i);
+    SingleRun run;
+    if (desc.flags == write_flag(want) && window.holds(desc.addr, desc.len)) [[likely]] {
+      run = {window.at(desc.addr), desc.len};
+    } else {
+      run = single_run(view, desc.addr, desc.len, desc.flags, want);
+      window = view.window(want);
+    }
+    out[i] = run;
+    all &= run.size != 0;
+    prefetch_run(access, run, want);
+  }
+  return all;
+}
 
 /// Calls `visit(std::byte* data, uint32_t len) -> bool` for each contiguous piece of a
 /// descriptor's bytes, at least one byte long; false ends it.

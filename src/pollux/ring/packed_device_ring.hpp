@@ -81,20 +81,26 @@ class PackedDeviceRing {
 
   /// The chain `ahead` places after the next one to take (ahead < available()).
   [[nodiscard]] bool head(uint32_t ahead, uint16_t& out) noexcept {
-    out = static_cast<uint16_t>((taken_ + ahead - base_) & mask_);
-    return true;
+    return heads(ahead, 1, &out) == 1;
   }
 
-  /// Nothing to do: `available()` has read the descriptors.
-  void prefetch_desc(uint16_t /*head*/) noexcept {}
+  /// The same of `count` chains. All are good.
+  [[nodiscard]] uint32_t heads(uint32_t ahead, uint32_t count, uint16_t* out) noexcept {
+    const uint32_t first = taken_ + ahead - base_;
+    for (uint32_t i = 0; i < count; ++i) out[i] = static_cast<uint16_t>((first + i) & mask_);
+    return count;
+  }
 
-  /// The common chain: one direct descriptor in one region. False when the chain is anything else
-  /// (then `walk` tells); true with the bytes translated and checked.
-  [[nodiscard]] bool single(uint16_t head, MemoryAccess want, Translation& out) noexcept {
-    const Chain& chain = chains_[head];
-    if ((chain.flags & kShapeFlags) != write_flag(want) || chain.len == 0) return false;
-    out = view_.translate(chain.addr, chain.len, want);
-    return out.status == TranslationStatus::kOk && out.size == chain.len;
+  /// The common chain, if it is one.
+  [[nodiscard]] SingleRun single(uint16_t head, MemoryAccess want) noexcept {
+    const First first = first_of(head);
+    return single_run(view_, first.addr, first.len, first.flags, want);
+  }
+
+  /// The same of `count` chains, and their first bytes on their way. True when all are common ones.
+  bool singles(const uint16_t* heads, uint32_t count, MemoryAccess want, SingleRun* out) noexcept {
+    return find_singles(view_, access_, count, want, out,
+                        [&](uint32_t i) { return first_of(heads[i]); });
   }
 
   /// Walks a chain, all of whose descriptors must be for `want`, and calls
@@ -124,9 +130,15 @@ class PackedDeviceRing {
 
   /// The next chain in order of taking was used, `written` bytes were written to it (2.8.4); it is
   /// not looked at any more. Not visible before publish().
-  void put_used([[maybe_unused]] uint16_t head, uint32_t written) noexcept {
-    if constexpr (kUsed == UsedEntries::kEach) chain(put_).len = written;
-    ++put_;
+  void put_used(uint16_t head, uint32_t written) noexcept { put_used(&head, &written, 1); }
+
+  /// The same for `count` chains at once.
+  void put_used([[maybe_unused]] const uint16_t* heads, [[maybe_unused]] const uint32_t* written,
+                uint32_t count) noexcept {
+    if constexpr (kUsed == UsedEntries::kEach) {
+      for (uint32_t i = 0; i < count; ++i) chain(put_ + i).len = written[i];
+    }
+    put_ += count;
   }
 
   /// True when something was put and not published.
@@ -215,6 +227,17 @@ class PackedDeviceRing {
     uint64_t batch = 0;
     std::unique_ptr<Chain[]> chains;
   };
+
+  /// What of a chain's first descriptor tells whether it is all.
+  struct First {
+    uint64_t addr;
+    uint32_t len;
+    uint16_t flags;
+  };
+  [[nodiscard]] First first_of(uint16_t head) const noexcept {
+    const Chain& chain = chains_[head];
+    return {chain.addr, chain.len, static_cast<uint16_t>(chain.flags & kShapeFlags)};
+  }
 
   [[nodiscard]] Chain& chain(uint32_t number) const noexcept {
     return chains_[(number - base_) & mask_];

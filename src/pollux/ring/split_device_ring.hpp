@@ -79,23 +79,36 @@ class SplitDeviceRing {
   /// The head of the chain `ahead` entries after the next one to take (ahead < available()).
   /// False, and the ring broken, when the driver wrote a head beyond the queue.
   [[nodiscard]] bool head(uint32_t ahead, uint16_t& out) noexcept {
-    const auto at = static_cast<uint16_t>(next_avail_ + ahead);
-    out = access_.load(&layout_.avail->ring[at & mask_]);
-    if (out < layout_.size) [[likely]]
-      return true;
-    fail(RingError::head_range);
-    return false;
+    return heads(ahead, 1, &out) == 1;
   }
 
-  void prefetch_desc(uint16_t head) noexcept { access_.prefetch_read(&layout_.desc[head]); }
+  /// The heads of `count` chains at once, and their descriptors on their way. Returns how many are
+  /// good: all before one beyond the queue, which breaks the ring.
+  [[nodiscard]] uint32_t heads(uint32_t ahead, uint32_t count, uint16_t* out) noexcept {
+    const uint32_t first = (next_avail_ + ahead) & mask_;
+    const uint32_t run = std::min(count, layout_.size - first);
+    access_.copy_in(out, &layout_.avail->ring[first], run * sizeof *out);
+    if (run != count) access_.copy_in(out + run, layout_.avail->ring, (count - run) * sizeof *out);
+    const spec::virtq_desc* const desc = layout_.desc;
+    uint16_t largest = 0;
+    for (uint32_t i = 0; i < count; ++i) largest = std::max(largest, out[i]);
+    if (largest >= layout_.size) [[unlikely]]
+      return heads_before_fault(out, count);
+    for (uint32_t i = 0; i < count; ++i) access_.prefetch_read(&desc[out[i]]);
+    return count;
+  }
 
-  /// The common chain: one direct descriptor in one region. False when the chain is anything else
-  /// (then `walk` tells); true with the bytes translated and checked.
-  [[nodiscard]] bool single(uint16_t head, MemoryAccess want, Translation& out) noexcept {
+  /// The common chain, if it is one.
+  [[nodiscard]] SingleRun single(uint16_t head, MemoryAccess want) noexcept {
     const spec::virtq_desc desc = read(&layout_.desc[head]);
-    if (desc.flags != write_flag(want) || desc.len == 0) return false;
-    out = view_.translate(desc.addr, desc.len, want);
-    return out.status == TranslationStatus::kOk && out.size == desc.len;
+    return single_run(view_, desc.addr, desc.len, desc.flags, want);
+  }
+
+  /// The same of `count` chains, and their first bytes on their way. True when all are common ones.
+  bool singles(const uint16_t* heads, uint32_t count, MemoryAccess want, SingleRun* out) noexcept {
+    const spec::virtq_desc* const desc = layout_.desc;
+    return find_singles(view_, access_, count, want, out,
+                        [&](uint32_t i) { return read(&desc[heads[i]]); });
   }
 
   /// Walks the chain at `head`, all of whose descriptors must be for `want`, and calls
@@ -125,15 +138,20 @@ class SplitDeviceRing {
 
   /// Fills the next used entry (2.7.8): the chain at `head` was used, `written` bytes were written
   /// to it. Not visible before publish().
-  void put_used(uint16_t head, uint32_t written) noexcept {
+  void put_used(uint16_t head, uint32_t written) noexcept { put_used(&head, &written, 1); }
+
+  /// The same for `count` chains at once.
+  void put_used(const uint16_t* heads, const uint32_t* written, uint32_t count) noexcept {
+    if (count == 0) return;
     if constexpr (kUsed == UsedEntries::kOneForMany) {
-      last_head_ = head;
-      ++next_used_;
-      return;
+      last_head_ = heads[count - 1];
+    } else {
+      const uint32_t first = next_used_ & mask_;
+      const uint32_t run = std::min(count, layout_.size - first);
+      write_used(&layout_.used->ring[first], heads, written, run);
+      if (run != count) write_used(layout_.used->ring, heads + run, written + run, count - run);
     }
-    const spec::virtq_used_elem elem{head, written};
-    access_.copy_out(&layout_.used->ring[next_used_ & mask_], &elem, sizeof elem);
-    ++next_used_;
+    next_used_ = static_cast<uint16_t>(next_used_ + count);
   }
 
   /// True when something was put and not published.
@@ -199,6 +217,22 @@ class SplitDeviceRing {
   void fail(RingError error) noexcept { error_ = error; }
 
  private:
+  [[gnu::cold, gnu::noinline]] uint32_t heads_before_fault(const uint16_t* heads,
+                                                           uint32_t count) noexcept {
+    fail(RingError::head_range);
+    const auto* bad =
+        std::find_if(heads, heads + count, [&](uint16_t head) { return head >= layout_.size; });
+    return static_cast<uint32_t>(bad - heads);
+  }
+
+  void write_used(spec::virtq_used_elem* to, const uint16_t* heads, const uint32_t* written,
+                  uint32_t count) noexcept {
+    for (uint32_t i = 0; i < count; ++i) {
+      const spec::virtq_used_elem elem{heads[i], written[i]};
+      access_.copy_out(to + i, &elem, sizeof elem);
+    }
+  }
+
   template <typename Way, typename Visit>
   ChainStatus walk_as(uint16_t head, Way& way, Visit& visit) noexcept {
     return follow(head, [&](const spec::virtq_desc& desc) {

@@ -5,6 +5,7 @@
 #include <array>
 #include <cstddef>
 #include <cstdint>
+#include <cstring>
 
 #include "pollux/base/queue_counters.hpp"
 #include "pollux/packet/burst.hpp"
@@ -39,15 +40,17 @@ class NetDeviceRx {
     if (count == 0) return;
     ring_.view().refresh();
     Staged staged;
-    const size_t taken = burst.cache().allocate(staged.packets.data(), count);
-    const size_t heads = read_heads(staged, taken);
-    const size_t ready = read_descriptors(staged, heads);
-    uint64_t bytes = 0;
-    for (size_t i = 0; i < ready; ++i) bytes += accept(staged, i, burst, counters);
-    for (size_t i = ready; i < taken; ++i) burst.cache().release(staged.packets[i]);
-    ring_.take(static_cast<uint32_t>(ready));
-    counters.packets.add(ready);
-    counters.bytes.add(bytes);
+    const uint32_t heads = ring_.heads(0, static_cast<uint32_t>(count), staged.heads.data());
+    const auto taken = static_cast<uint32_t>(burst.cache().allocate(staged.packets.data(), heads));
+    uint32_t ready = taken;
+    if (!ring_.singles(staged.heads.data(), taken, MemoryAccess::kRead, staged.single.data()))
+        [[unlikely]] {
+      ready = measure_others(staged, taken);
+      for (uint32_t i = ready; i < taken; ++i) burst.cache().release(staged.packets[i]);
+    }
+    accept(staged, ready, burst, counters);
+    ring_.put_used(staged.heads.data(), kNothingWritten.data(), ready);
+    ring_.take(ready);
   }
 
   /// Returns everything polled to the driver; true when it wants to be notified.
@@ -61,6 +64,8 @@ class NetDeviceRx {
  private:
   /// As many frames as their first cache lines can be on their way at once.
   static constexpr size_t kMaxPoll = 32;
+  static constexpr uint32_t kMinFrame = 14;
+  static constexpr std::array<uint32_t, kMaxPoll> kNothingWritten{};
 
   /// What a first walk found out about a chain.
   struct ChainShape {
@@ -72,30 +77,15 @@ class NetDeviceRx {
   struct Staged {
     std::array<Packet*, kMaxPoll> packets;
     std::array<uint16_t, kMaxPoll> heads;
-    std::array<Translation, kMaxPoll> single;  // size 0: the chain is of several pieces
-    std::array<ChainShape, kMaxPoll> shape;    // only of those
+    std::array<ring::SingleRun, kMaxPoll> single;  // size 0: the chain is of several pieces
+    std::array<ChainShape, kMaxPoll> shape;        // only of those
   };
 
-  /// Stage 1: the heads, and the descriptors on their way. Returns how many are good.
-  size_t read_heads(Staged& staged, size_t count) noexcept {
-    for (size_t i = 0; i < count; ++i) {
-      if (!ring_.head(static_cast<uint32_t>(i), staged.heads[i])) return i;
-      ring_.prefetch_desc(staged.heads[i]);
-    }
-    return count;
-  }
-
-  /// Stage 2: the descriptors, and the first bytes of the frames on their way. Returns how many
-  /// chains can be taken: all before one whose address is not known yet.
-  size_t read_descriptors(Staged& staged, size_t count) noexcept {
-    for (size_t i = 0; i < count; ++i) {
-      Translation& at = staged.single[i];
-      if (ring_.single(staged.heads[i], MemoryAccess::kRead, at)) [[likely]] {
-        ring_.access().prefetch_read(at.data);
-        ring_.access().prefetch_read(at.data + std::min<uint64_t>(at.size - 1, 64));
-        continue;
-      }
-      at.size = 0;
+  /// Looks at the chains that are of several pieces. Returns how many chains can be taken: all
+  /// before one whose address is not known yet.
+  [[gnu::noinline]] uint32_t measure_others(Staged& staged, uint32_t count) noexcept {
+    for (uint32_t i = 0; i < count; ++i) {
+      if (staged.single[i].size != 0) continue;
       staged.shape[i] = measure(staged.heads[i]);
       if (staged.shape[i].status == ring::ChainStatus::kMiss) {
         ask_for_the_rest(staged, i + 1, count);
@@ -107,54 +97,81 @@ class NetDeviceRx {
 
   /// Behind an IOMMU: looks at the chains behind one that has to wait, so that all that is missing
   /// is asked for at once.
-  void ask_for_the_rest(const Staged& staged, size_t from, size_t count) noexcept {
-    for (size_t i = from; i < count; ++i) {
-      Translation at;
-      if (!ring_.single(staged.heads[i], MemoryAccess::kRead, at)) (void)measure(staged.heads[i]);
+  void ask_for_the_rest(const Staged& staged, uint32_t from, uint32_t count) noexcept {
+    for (uint32_t i = from; i < count; ++i) {
+      if (staged.single[i].size == 0) (void)measure(staged.heads[i]);
     }
   }
 
-  /// Stage 3: the frame into its packet and the packet into the burst, or dropped. Returns its
-  /// length.
-  uint32_t accept(Staged& staged, size_t i, Burst& burst, QueueCounters& counters) noexcept {
-    Packet& packet = *staged.packets[i];
-    spec::virtio_net_hdr hdr{};
-    const Translation& at = staged.single[i];
-    DropReason reason{};
-    const bool good = at.size != 0 ? take_single(packet, hdr, at, reason)
-                                   : take_chain(packet, hdr, staged, i, burst.cache(), reason);
-    ring_.put_used(staged.heads[i], 0);
-    const uint32_t size = packet.size();
-    if (good && set_offloads(packet, hdr, reason)) [[likely]] {
-      burst.push(&packet);
-      return size;
+  /// The frames into their packets and the packets into the burst, or dropped.
+  void accept(Staged& staged, uint32_t count, Burst& burst, QueueCounters& counters) noexcept {
+    uint64_t bytes = 0;
+    uint32_t good = 0;
+    const uint32_t hdr_size = hdr_size_;
+    for (uint32_t i = 0; i < count; ++i) {
+      Packet& packet = *staged.packets[i];
+      const bool taken = take_plain(packet, staged.single[i], hdr_size) ||
+                         take_any(packet, staged, i, burst.cache(), counters);
+      bytes += packet.size();
+      if (taken) [[likely]] {
+        staged.packets[good++] = &packet;
+      } else {
+        burst.cache().release(&packet);
+      }
     }
-    counters.drops.add(reason);
-    burst.cache().release(&packet);
-    return size;
+    burst.append({staged.packets.data(), good});
+    counters.packets.add(count);
+    counters.bytes.add(bytes);
   }
 
-  /// One contiguous run of bytes: header, then frame.
-  bool take_single(Packet& packet, spec::virtio_net_hdr& hdr, const Translation& at,
-                   DropReason& reason) noexcept {
-    const auto total = static_cast<uint32_t>(std::min<uint64_t>(at.size, UINT32_MAX));
-    if (!fits(total, reason)) return false;
-    if (hdr_size_ == spec::kNetHdrSize) [[likely]] {
-      ring_.access().copy_in(&hdr, at.data, spec::kNetHdrSize);
-    } else {
-      ring_.access().copy_in(&hdr, at.data, std::min<size_t>(hdr_size_, spec::kNetHdrSize));
-    }
-    const std::byte* frame = at.data + hdr_size_;
-    const uint32_t size = total - hdr_size_;
+  /// The common frame: one run of bytes and no offload. False when it is any other, and the packet
+  /// then still empty.
+  bool take_plain(Packet& packet, const ring::SingleRun at, uint32_t hdr_size) noexcept {
+    const uint32_t size = at.size - hdr_size;
+    if (size - kMinFrame > Packet::kMaxLength - kMinFrame) return false;
+    // Whole words, which reach into the frame.
+    using Words = std::array<uint64_t, 2>;
+    static_assert(sizeof(Words) >= spec::kNetHdrSize &&
+                  sizeof(Words) <= spec::kLegacyNetHdrSize + kMinFrame);
+    const auto words = ring_.access().template snapshot<Words>(at.data);
+    spec::virtio_net_hdr hdr;
+    std::memcpy(&hdr, words.data(), sizeof hdr);
+    if (!is_plain(hdr)) return false;
+    take_frame(packet, at.data + hdr_size, size);
+    return true;
+  }
+
+  void take_frame(Packet& packet, std::byte* frame, uint32_t size) noexcept {
     if (size <= Packet::kHeadCapacity) {
       ring_.access().copy_in(packet.head(), frame, size);
       packet.set_head_size(size);
-      return true;
+      return;
     }
-    ring_.access().copy_in(packet.head(), frame, Packet::kHeadCopy);
-    packet.set_head_size(Packet::kHeadCopy);
-    packet.append({at.data + hdr_size_ + Packet::kHeadCopy,
-                   size - static_cast<uint32_t>(Packet::kHeadCopy), kBorrowed});
+    constexpr auto kHead = static_cast<uint32_t>(Packet::kHeadCopy);
+    ring_.access().copy_in(packet.head(), frame, kHead);
+    packet.set_head_size(kHead);
+    packet.append({frame + kHead, size - kHead, kBorrowed});
+  }
+
+  /// Any other. False when it was dropped, and the packet is to be released.
+  [[gnu::noinline]] bool take_any(Packet& packet, const Staged& staged, uint32_t i,
+                                  PoolCache& cache, QueueCounters& counters) noexcept {
+    spec::virtio_net_hdr hdr{};
+    const ring::SingleRun& at = staged.single[i];
+    DropReason reason{};
+    const bool good = at.size != 0 ? take_single(packet, hdr, at, reason)
+                                   : take_chain(packet, hdr, staged, i, cache, reason);
+    if (good && set_offloads(packet, hdr, reason)) return true;
+    counters.drops.add(reason);
+    return false;
+  }
+
+  /// One contiguous run of bytes: header, then frame.
+  bool take_single(Packet& packet, spec::virtio_net_hdr& hdr, const ring::SingleRun& at,
+                   DropReason& reason) noexcept {
+    if (!fits(at.size, reason)) return false;
+    ring_.access().copy_in(&hdr, at.data, std::min<size_t>(hdr_size_, spec::kNetHdrSize));
+    take_frame(packet, at.data + hdr_size_, at.size - hdr_size_);
     return true;
   }
 
@@ -170,7 +187,7 @@ class NetDeviceRx {
   }
 
   /// Any other chain: header and head are collected over as many pieces as they are split into.
-  bool take_chain(Packet& packet, spec::virtio_net_hdr& hdr, const Staged& staged, size_t i,
+  bool take_chain(Packet& packet, spec::virtio_net_hdr& hdr, const Staged& staged, uint32_t i,
                   PoolCache& cache, DropReason& reason) noexcept {
     const ChainShape& shape = staged.shape[i];
     if (shape.status != ring::ChainStatus::kOk) {
@@ -232,8 +249,6 @@ class NetDeviceRx {
     reason = DropReason::bad_net_header;
     return false;
   }
-
-  static constexpr uint32_t kMinFrame = 14;
 
   /// Puts the pieces of a chain where they belong: net header, private head, tail.
   struct Collector {

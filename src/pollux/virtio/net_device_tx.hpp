@@ -49,29 +49,28 @@ class NetDeviceTx {
   void send(Burst& burst, QueueCounters& counters) noexcept {
     Posted posted;
     size_t done = 0;
-    size_t sent = 0;
-    uint64_t bytes = 0;
+    Sent sent;
     const size_t count = burst.size();
     ring_.view().refresh();
     missed_ = false;
     prepare(posted, count);
     while (done < count) {
+      done += put_singles(burst, done, posted, sent);
+      if (done == count) break;
       const Packet& packet = burst[done];
-      if (done + kPayloadAhead < count) prefetch_payload(burst[done + kPayloadAhead]);
       const Outcome outcome = put(packet, posted, count - done);
       if (outcome.kind == Outcome::kNoRoom) break;
       ++done;
       if (outcome.kind == Outcome::kSent) {
-        ++sent;
-        bytes += packet.size();
+        sent.add(packet);
       } else {
         counters.drops.add(outcome.reason);
         if (outcome.reason == DropReason::receiver_too_small) note_too_small(packet);
       }
     }
     burst.release_front(done);
-    counters.packets.add(sent);
-    counters.bytes.add(bytes);
+    counters.packets.add(sent.packets);
+    counters.bytes.add(sent.bytes);
     if (ring_.view().behind_iommu()) look_ahead();
   }
 
@@ -79,12 +78,12 @@ class NetDeviceTx {
   /// in time. `send` does it; whoever changes the mappings does it for a ring at rest.
   void look_ahead() noexcept {
     ring_.view().refresh();
-    const size_t known = std::min<size_t>(ring_.available(kMaxPosted), kMaxPosted);
-    for (size_t i = 0; i < known; ++i) {
-      Buffer buffer{};
-      if (!ring_.head(static_cast<uint32_t>(i), buffer.head)) return;
-      look_at(buffer);
-      if (buffer.size == 0) (void)measure(buffer.head);
+    Posted next;
+    const auto known = std::min<uint32_t>(ring_.available(kMaxPosted), kMaxPosted);
+    const uint32_t heads = ring_.heads(0, known, next.heads.data());
+    ring_.singles(next.heads.data(), heads, MemoryAccess::kWrite, next.runs.data());
+    for (uint32_t i = 0; i < heads; ++i) {
+      if (next.runs[i].size == 0) (void)measure(next.heads[i]);
     }
   }
 
@@ -106,18 +105,28 @@ class NetDeviceTx {
   /// with its buffers, not with the senders' time.
   static constexpr uint32_t kMaxWalked = 2048;
 
-  /// A buffer that the driver posted, if it is one run of bytes; size 0: its chain needs a walk.
+  /// Buffers looked at and not taken yet, in ring order: [next, end). A run of size 0: its chain
+  /// needs a walk.
+  struct Posted {
+    std::array<ring::SingleRun, kMaxPosted> runs;
+    std::array<uint16_t, kMaxPosted> heads;
+    uint32_t next = 0;
+    uint32_t end = 0;
+  };
+
+  /// One of several for a frame.
   struct Buffer {
-    std::byte* data;
-    uint32_t size;
+    ring::SingleRun run;
     uint16_t head;
   };
 
-  /// Buffers looked at and not taken yet, in ring order: [next, end).
-  struct Posted {
-    std::array<Buffer, kMaxPosted> buffers;
-    size_t next = 0;
-    size_t end = 0;
+  struct Sent {
+    size_t packets = 0;
+    uint64_t bytes = 0;
+    void add(const Packet& packet) noexcept {
+      ++packets;
+      bytes += packet.size();
+    }
   };
 
   struct Outcome {
@@ -125,32 +134,43 @@ class NetDeviceTx {
     DropReason reason{};
   };
 
-  /// Looks at the next buffers: heads first, then descriptors, so that the cache lines of each
-  /// step are on their way together.
+  /// Looks at the next buffers, all that were posted before having been taken: heads first, then
+  /// descriptors, so that the cache lines of each step are on their way together.
   void prepare(Posted& posted, size_t wanted) noexcept {
-    const size_t left = posted.end - posted.next;
-    std::copy_n(posted.buffers.begin() + posted.next, left, posted.buffers.begin());
+    const auto most = static_cast<uint32_t>(std::min(wanted, kMaxPosted));
+    const uint32_t known = std::min(ring_.available(most), most);
     posted.next = 0;
-    posted.end = left;
-    wanted = std::min(std::max(wanted, left + 1), kMaxPosted);
-    const size_t known = std::min<size_t>(ring_.available(static_cast<uint32_t>(wanted)), wanted);
-    size_t heads = left;
-    for (; heads < known; ++heads) {
-      if (!ring_.head(static_cast<uint32_t>(heads), posted.buffers[heads].head)) break;
-      ring_.prefetch_desc(posted.buffers[heads].head);
-    }
-    for (size_t i = left; i < heads; ++i) look_at(posted.buffers[i]);
-    posted.end = std::max(left, heads);
+    posted.end = ring_.heads(0, known, posted.heads.data());
+    ring_.singles(posted.heads.data(), posted.end, MemoryAccess::kWrite, posted.runs.data());
   }
 
-  void look_at(Buffer& buffer) noexcept {
-    Translation at;
-    buffer.size = 0;
-    if (!ring_.single(buffer.head, MemoryAccess::kWrite, at)) return;
-    buffer.data = at.data;
-    buffer.size = static_cast<uint32_t>(at.size);
-    ring_.access().prefetch_write(at.data);
-    ring_.access().prefetch_write(at.data + std::min<uint32_t>(buffer.size - 1, 64));
+  /// The common frames: each in one buffer that is one run of bytes. Returns for how many in a row
+  /// that was so.
+  uint32_t put_singles(const Burst& burst, size_t from, Posted& posted, Sent& sent) noexcept {
+    const size_t left = burst.size() - from;
+    const auto most = static_cast<uint32_t>(std::min<size_t>(left, posted.end - posted.next));
+    std::array<uint32_t, kMaxPosted> written;
+    const uint32_t hdr_size = hdr_size_;
+    const ring::SingleRun* const runs = &posted.runs[posted.next];
+    Packet* const* const packets = burst.packets().data() + from;
+    uint64_t bytes = 0;
+    uint32_t count = 0;
+    for (; count < most; ++count) {
+      const Packet& packet = *packets[count];
+      const ring::SingleRun run = runs[count];
+      const uint32_t total = hdr_size + packet.size();
+      if (run.size < total) break;
+      if (count + kPayloadAhead < left) prefetch_payload(*packets[count + kPayloadAhead]);
+      write_single(packet, run.data, hdr_size);
+      written[count] = total;
+      bytes += total;
+    }
+    sent.packets += count;
+    sent.bytes += bytes - uint64_t{count} * hdr_size;
+    ring_.put_used(&posted.heads[posted.next], written.data(), count);
+    ring_.take(count);
+    posted.next += count;
+    return count;
   }
 
   void prefetch_payload(const Packet& packet) noexcept {
@@ -161,32 +181,33 @@ class NetDeviceTx {
     }
   }
 
+  /// Any other frame, or one for which no buffer was looked at.
   Outcome put(const Packet& packet, Posted& posted, size_t wanted) noexcept {
     if (posted.next == posted.end) {
       prepare(posted, wanted);
       if (posted.next == posted.end) return {Outcome::kNoRoom};
     }
-    const uint32_t total = hdr_size_ + packet.size();
-    Buffer& buffer = posted.buffers[posted.next];
-    if (buffer.size >= total) [[likely]] {
-      write_single(packet, buffer.data);
-      finish(posted, 1, total);
-      return {Outcome::kSent};
-    }
+    if (posted.runs[posted.next].size >= hdr_size_ + packet.size()) return put_one(packet, posted);
     return mergeable_ ? put_merged(packet, posted) : put_chain(packet, posted);
   }
 
-  void write_single(const Packet& packet, std::byte* to) noexcept {
+  Outcome put_one(const Packet& packet, Posted& posted) noexcept {
+    write_single(packet, posted.runs[posted.next].data, hdr_size_);
+    finish(posted, hdr_size_ + packet.size());
+    return {Outcome::kSent};
+  }
+
+  void write_single(const Packet& packet, std::byte* to, uint32_t hdr_size) noexcept {
     auto& access = ring_.access();
-    if (hdr_size_ == spec::kNetHdrSize) [[likely]] {
-      const spec::virtio_net_hdr hdr = header_of(packet);
-      access.copy_out(to, &hdr, spec::kNetHdrSize);
+    if (hdr_size == spec::kNetHdrSize && is_plain(packet.meta)) [[likely]] {
+      static constexpr spec::virtio_net_hdr kPlain{0, 0, 0, 0, 0, 0, 1};
+      access.copy_out(to, &kPlain, spec::kNetHdrSize);
     } else {
       const spec::virtio_net_hdr_v1_hash hdr = any_header_of(packet);
-      access.copy_out(to, &hdr, hdr_size_);
+      access.copy_out(to, &hdr, hdr_size);
     }
-    access.copy_out(to + hdr_size_, packet.head(), packet.head_size());
-    uint32_t at = hdr_size_ + packet.head_size();
+    access.copy_out(to + hdr_size, packet.head(), packet.head_size());
+    uint32_t at = hdr_size + packet.head_size();
     for (const Segment& segment : packet.tail()) {
       access.copy_out(to + at, segment.data, segment.len);
       at += segment.len;
@@ -221,11 +242,10 @@ class NetDeviceTx {
             packet.meta.hash_report, 0};
   }
 
-  /// Takes the next `count` posted buffers; `written` bytes went into the only one.
-  void finish(Posted& posted, size_t count, uint32_t written) noexcept {
-    ring_.put_used(posted.buffers[posted.next].head, written);
-    ring_.take(static_cast<uint32_t>(count));
-    posted.next += count;
+  /// Takes the next posted buffer, into which `written` bytes went.
+  void finish(Posted& posted, uint32_t written) noexcept {
+    ring_.put_used(posted.heads[posted.next++], written);
+    ring_.take(1);
   }
 
   /// Reads a packet front to back in pieces of any size.
@@ -304,16 +324,16 @@ class NetDeviceTx {
   Outcome put_chain(const Packet& packet, Posted& posted) noexcept {
     const spec::virtio_net_hdr_v1_hash hdr = any_header_of(packet);
     Reader reader(packet, hdr, hdr_size_);
-    const uint16_t head = posted.buffers[posted.next].head;
+    const uint16_t head = posted.heads[posted.next];
     const Filled filled = fill(head, reader);
     if (filled.status == ring::ChainStatus::kMiss) return wait_for_address();
     if (filled.status != ring::ChainStatus::kOk) {
-      finish(posted, 1, 0);
+      finish(posted, 0);
       return {Outcome::kDropped, DropReason::receiver_bad_buffer};
     }
     // The chain stays posted: the next frame may be small enough for it.
     if (reader.left() != 0) return {Outcome::kDropped, DropReason::receiver_too_small};
-    finish(posted, 1, filled.bytes);
+    finish(posted, filled.bytes);
     return {Outcome::kSent};
   }
 
@@ -333,7 +353,7 @@ class NetDeviceTx {
         return {Outcome::kNoRoom};
       }
       const Buffer& chain = chains[count];
-      const Capacity room = chain.size != 0 ? Capacity{chain.size} : measure(chain.head);
+      const Capacity room = chain.run.size != 0 ? Capacity{chain.run.size} : measure(chain.head);
       if (room.status == ring::ChainStatus::kMiss) return wait_for_address();
       ++count;
       if (room.status != ring::ChainStatus::kOk || ring_.walked() - walked_before > kMaxWalked) {
@@ -346,9 +366,9 @@ class NetDeviceTx {
     hdr.hdr.num_buffers = static_cast<uint16_t>(count);
     Reader reader(packet, hdr, hdr_size_);
     for (uint32_t i = 0; i < count; ++i) {
-      Buffer& chain = chains[i];
-      chain.size = chain.size != 0 ? reader.copy(ring_, chain.data, chain.size)
-                                   : fill(chain.head, reader).bytes;
+      ring::SingleRun& run = chains[i].run;
+      run.size = run.size != 0 ? reader.copy(ring_, run.data, run.size)
+                               : fill(chains[i].head, reader).bytes;
     }
     // A hostile driver may have shrunk a chain since it was measured.
     if (reader.left() != 0) {
@@ -362,11 +382,12 @@ class NetDeviceTx {
   /// The chain `ahead` after the next one. False on a broken ring.
   bool buffer_at(Posted& posted, uint32_t ahead, Buffer& out) noexcept {
     if (posted.next + ahead < posted.end) {
-      out = posted.buffers[posted.next + ahead];
+      out = {posted.runs[posted.next + ahead], posted.heads[posted.next + ahead]};
       return true;
     }
     if (!ring_.head(ahead, out.head)) return false;
-    look_at(out);
+    out.run = ring_.single(out.head, MemoryAccess::kWrite);
+    ring::prefetch_run(ring_.access(), out.run, MemoryAccess::kWrite);
     return true;
   }
 
@@ -385,13 +406,13 @@ class NetDeviceTx {
 
   /// Takes the next `count` chains and returns each as if nothing had been written to it.
   void discard(Posted& posted, Buffer* chains, uint32_t count) noexcept {
-    for (uint32_t i = 0; i < count; ++i) chains[i].size = 0;
+    for (uint32_t i = 0; i < count; ++i) chains[i].run.size = 0;
     give_back(posted, chains, count);
   }
 
-  /// Takes the next `count` chains and returns each with its `size` as the bytes written.
+  /// Takes the next `count` chains and returns each with its run's size as the bytes written.
   void give_back(Posted& posted, const Buffer* chains, uint32_t count) noexcept {
-    for (uint32_t i = 0; i < count; ++i) ring_.put_used(chains[i].head, chains[i].size);
+    for (uint32_t i = 0; i < count; ++i) ring_.put_used(chains[i].head, chains[i].run.size);
     ring_.take(count);
     posted.next = std::min(posted.next + count, posted.end);
   }
