@@ -136,6 +136,18 @@ struct Guest {
   [[nodiscard]] uint64_t sent() const { return sum(rx); }
   [[nodiscard]] uint64_t received() const { return sum(tx); }
 
+  /// The two steps in which a turn ends.
+  template <typename Queue>
+  static void hook_steps(Queue& queue) {
+    queue.show = [](void* self) noexcept {
+      const Queue& queue = static_cast<Hooked<Queue>*>(self)->queue;
+      return queue.show(queue.self);
+    };
+    queue.notify = [](void* self) noexcept {
+      const Queue& queue = static_cast<Hooked<Queue>*>(self)->queue;
+      queue.notify(queue.self);
+    };
+  }
   RxQueue source(size_t i) {
     RxQueue queue = rx[i];
     queue.self = &hooked_rx[i];
@@ -152,6 +164,11 @@ struct Guest {
       const RxQueue& queue = static_cast<Hooked<RxQueue>*>(self)->queue;
       queue.complete(queue.self);
     };
+    hook_steps(queue);
+    queue.prefetch = [](void* self) noexcept {
+      const RxQueue& queue = static_cast<Hooked<RxQueue>*>(self)->queue;
+      queue.prefetch(queue.self);
+    };
     return queue;
   }
   TxQueue sink(size_t i) {
@@ -167,6 +184,7 @@ struct Guest {
       const TxQueue& queue = static_cast<Hooked<TxQueue>*>(self)->queue;
       queue.flush(queue.self);
     };
+    hook_steps(queue);
     return queue;
   }
 

@@ -4,6 +4,7 @@
 #include <algorithm>
 
 #include "pollux/base/tsc.hpp"
+#include "pollux/mem/shared_access.hpp"
 #include "pollux/packet/tx_offloads.hpp"
 #include "pollux/stage/flood.hpp"
 #include "pollux/stage/forward.hpp"
@@ -20,11 +21,15 @@ constexpr unsigned kRetries = 3;
 
 }  // namespace
 
-bool Turn::run(const Topology& topology, const RxSource& source, uint32_t now_s) noexcept {
+bool Turn::run(const Topology& topology, const RxSource& source, uint32_t now_s,
+               const RxSource* next) noexcept {
   const uint64_t start = read_tsc();
   source.queue.poll(source.queue.self, burst_);
   const size_t count = burst_.size();
-  if (count != 0) carry(topology, source, now_s);
+  if (count != 0) {
+    if (next != nullptr && next->queue.prefetch != nullptr) next->queue.prefetch(next->queue.self);
+    carry(topology, source, now_s);
+  }
   end(source);
   if (count == 0) {
     empty_turns_.add(1);
@@ -158,10 +163,28 @@ void Turn::touch(const TxQueue& queue, uint16_t port) noexcept {
 /// none is ever sent twice.
 void Turn::end(const RxSource& source) noexcept {
   held_.clear();
-  if (source.queue.complete != nullptr) source.queue.complete(source.queue.self);
-  for (size_t i = 0; i < touched_count_; ++i) touched_[i].flush(touched_[i].self);
+  bool shown = show(source.queue, source.queue.complete);
+  for (size_t i = 0; i < touched_count_; ++i) shown |= show(touched_[i], touched_[i].flush);
+  if (shown) notify(source.queue);
   touched_count_ = 0;
   ++turn_;
+}
+
+/// Ends a queue's part in the turn; true when notify() is to be called for it.
+template <typename Queue>
+bool Turn::show(const Queue& queue, void (*all)(void*) noexcept) noexcept {
+  if (queue.show != nullptr) return queue.show(queue.self);
+  if (all != nullptr) all(queue.self);
+  return false;
+}
+
+/// One fence for all that was shown: each waits for the cache lines of all stores before it.
+void Turn::notify(const RxQueue& source) noexcept {
+  SharedAccess{}.full_fence();
+  if (source.notify != nullptr) source.notify(source.self);
+  for (size_t i = 0; i < touched_count_; ++i) {
+    if (touched_[i].notify != nullptr) touched_[i].notify(touched_[i].self);
+  }
 }
 
 void Turn::add_stats(const WorkerStats& stats) noexcept {

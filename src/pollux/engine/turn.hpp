@@ -34,8 +34,10 @@ class Turn {
         held_clones_(cache),
         joiner_(cache) {}
 
-  /// One turn of `source`; true when it brought packets. `now_s`: seconds, for ageing.
-  bool run(const Topology& topology, const RxSource& source, uint32_t now_s) noexcept;
+  /// One turn of `source`; true when it brought packets. `next`: whose turn is after it, if that is
+  /// known. `now_s`: seconds, for ageing.
+  bool run(const Topology& topology, const RxSource& source, uint32_t now_s,
+           const RxSource* next = nullptr) noexcept;
 
   /// Counters of turns and packets; any thread.
   [[nodiscard]] WorkerStats stats() const;
@@ -57,6 +59,9 @@ class Turn {
   std::optional<DropReason> transmit(const TxQueue& queue, Burst& burst) noexcept;
   void touch(const TxQueue& queue, uint16_t port) noexcept;
   void end(const RxSource& source) noexcept;
+  template <typename Queue>
+  static bool show(const Queue& queue, void (*all)(void*) noexcept) noexcept;
+  void notify(const RxQueue& source) noexcept;
 
   unsigned worker_;
   stage::Fdb& fdb_;

@@ -108,8 +108,10 @@ bool Worker::round(uint32_t now_s) noexcept {
   const Topology* topology = topology_.load();
   if (topology == nullptr) return false;
   bool busy = false;
-  for (const RxSource& source : topology->sources[config_.index]) {
-    busy |= turn_.run(*topology, source, now_s);
+  const auto& sources = topology->sources[config_.index];
+  for (size_t i = 0; i < sources.size(); ++i) {
+    const RxSource& next = sources[i + 1 == sources.size() ? 0 : i + 1];
+    busy |= turn_.run(*topology, sources[i], now_s, &next);
   }
   return busy;
 }

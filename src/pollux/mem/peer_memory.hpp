@@ -152,6 +152,9 @@ class PeerView {
 
   [[nodiscard]] bool behind_iommu() const noexcept { return iotlb_ != nullptr; }
 
+  /// True when what was translated once stays good as long as the view.
+  [[nodiscard]] bool stable() const noexcept { return iotlb_ == nullptr && !memory_->absent(); }
+
   /// Looks whether the IOMMU's mappings have changed; true if so. Nothing changes between two
   /// calls, so that what is translated in a turn stays good to its end.
   bool refresh() noexcept { return iotlb_ != nullptr && refresh_mappings(); }

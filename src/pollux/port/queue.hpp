@@ -56,6 +56,15 @@ struct RxQueue {
   /// kTxTso4 and kTxTso6, as far as the sender hands over large packets itself, so that its small
   /// segments are not worth joining. Changes as peers come and go. Null: it does not.
   const std::atomic<uint32_t>* large = nullptr;
+
+  /// complete() in two steps, for who ends the turns of several queues at once: `show` gives
+  /// everything back, and when it says true `notify`, behind a full fence, wakes the sender if that
+  /// wants it. Null, both: there is only complete().
+  bool (*show)(void* self) noexcept = nullptr;
+  void (*notify)(void* self) noexcept = nullptr;
+
+  /// Asks for the cache lines that `poll` will read first. May be null.
+  void (*prefetch)(void* self) noexcept = nullptr;
 };
 
 /// A queue that packets leave by. Several workers may call `send` and `flush` (ports lock
@@ -80,6 +89,10 @@ struct TxQueue {
 
   /// Owned by the port, never null.
   QueueCounters* counters = nullptr;
+
+  /// flush() in two steps: see RxQueue::show.
+  bool (*show)(void* self) noexcept = nullptr;
+  void (*notify)(void* self) noexcept = nullptr;
 };
 
 }  // namespace pollux

@@ -79,7 +79,7 @@ struct BothWays {
   return {at.data, len};
 }
 
-/// Asks for the first two cache lines of a chain's bytes: a net header and the shortest frame.
+/// Asks for the first two cache lines of a run: a net header and the shortest frame.
 template <typename Access>
 void prefetch_run(const Access& access, const SingleRun& run, MemoryAccess want) noexcept {
   if (want == MemoryAccess::kWrite) {
@@ -108,8 +108,11 @@ bool find_singles(PeerView& view, const Access& access, uint32_t count, MemoryAc
       window = view.window(want);
     }
     out[i] = run;
-    all &= run.size != 0;
-    prefetch_run(access, run, want);
+    if (run.size != 0) [[likely]] {
+      prefetch_run(access, run, want);
+    } else {
+      all = false;
+    }
   }
   return all;
 }

@@ -57,6 +57,7 @@ class PackedDeviceRing {
         rest_(std::make_unique_for_overwrite<spec::pvirtq_desc[]>(mask_ + size_t{1})),
         ahead_(config.next),
         used_(config.next),
+        asked_(config.next),
         view_(view) {}
 
   [[nodiscard]] RingError error() const noexcept { return error_; }
@@ -147,19 +148,37 @@ class PackedDeviceRing {
   /// A position for publish(): after all that was put (wraps).
   [[nodiscard]] uint16_t filled() const noexcept { return static_cast<uint16_t>(put_); }
 
-  /// Shows all that was put to the driver; true when it wants to be notified of it.
-  [[nodiscard]] bool publish() noexcept { return publish(filled()); }
-
-  /// The same for what was put before filled() was `until`. Nothing happens when that was shown.
-  [[nodiscard]] bool publish(uint16_t until) noexcept {
+  /// Shows what was put before filled() was `until` to the driver. False when that was shown
+  /// already. Behind the next full fence notification_wanted() tells whether to notify the driver.
+  [[nodiscard]] bool show(uint16_t until) noexcept {
     const auto count = static_cast<uint16_t>(until - shown_);
     if (count == 0) return false;
-    const PackedCursor before = used_;
-    const uint32_t moved = write_used(shown_ + count);
-    // 2.8.10: the flags must be out before the driver's wish is read, else both sides could wait
-    // for each other.
+    unasked_ += write_used(shown_ + count);
+    return true;
+  }
+
+  /// Whether the driver wants to be notified of what was shown since this was asked last. 2.8.10:
+  /// the flags must be out before the driver's wish is read, else both sides could wait for each
+  /// other; hence the full fence between show() and this.
+  [[nodiscard]] bool notification_wanted() noexcept {
+    const PackedCursor before = std::exchange(asked_, used_);
+    return driver_wants_event(before, std::exchange(unasked_, 0));
+  }
+
+  /// show(), and true when the driver wants to be notified of it.
+  [[nodiscard]] bool publish(uint16_t until) noexcept {
+    if (!show(until)) return false;
     access_.full_fence();
-    return driver_wants_event(before, moved);
+    return notification_wanted();
+  }
+  [[nodiscard]] bool publish() noexcept { return publish(filled()); }
+
+  /// Asks for the cache lines that available() will read.
+  void prefetch_available() const noexcept { access_.prefetch_read(&layout_.desc[ahead_.index]); }
+
+  /// How many chains are known: what available(0) says.
+  [[nodiscard]] uint32_t known() const noexcept {
+    return error_ != RingError::none ? 0 : found_ - taken_;
   }
 
   /// Asks the driver to notify us when it makes the next chain available (2.8.10). True when chains
@@ -499,9 +518,11 @@ class PackedDeviceRing {
   uint32_t put_ = 0;
   uint32_t shown_ = 0;
   uint32_t rest_end_ = 0;
-  uint32_t held_ = 0;   // descriptors copied and not published as used
-  PackedCursor ahead_;  // first descriptor not copied yet
-  PackedCursor used_;   // where the next used descriptor goes
+  uint32_t held_ = 0;     // descriptors copied and not published as used
+  PackedCursor ahead_;    // first descriptor not copied yet
+  PackedCursor used_;     // where the next used descriptor goes
+  PackedCursor asked_;    // where that was when the driver was asked whether it wants to know
+  uint32_t unasked_ = 0;  // descriptors from there to used_
   uint32_t walked_ = 0;
   PackedInflight inflight_;
   PeerView view_;

@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <cstddef>
 #include <cstdint>
+#include <utility>
 
 #include "pollux/mem/peer_memory.hpp"
 #include "pollux/mem/shared_access.hpp"
@@ -46,6 +47,7 @@ class SplitDeviceRing {
         avail_idx_(config.next_avail),
         next_used_(config.next_avail),
         published_used_(config.next_avail),
+        asked_used_(config.next_avail),
         view_(view) {}
 
   [[nodiscard]] RingError error() const noexcept { return error_; }
@@ -160,12 +162,10 @@ class SplitDeviceRing {
   /// Where the next used entry goes (wraps).
   [[nodiscard]] uint16_t filled() const noexcept { return next_used_; }
 
-  /// Shows all used entries to the driver; true when it wants to be notified of them.
-  [[nodiscard]] bool publish() noexcept { return publish(next_used_); }
-
-  /// The same for those before `until`, which lies between what was shown and filled(), and with
-  /// kOneForMany is filled(). Nothing happens when there are none.
-  [[nodiscard]] bool publish(uint16_t until) noexcept {
+  /// Shows the used entries before `until` to the driver; `until` lies between what was shown and
+  /// filled(), and with kOneForMany is filled(). False when there are none. Behind the next full
+  /// fence notification_wanted() tells whether to notify the driver.
+  [[nodiscard]] bool show(uint16_t until) noexcept {
     const uint16_t old = published_used_;
     if (until == old) return false;
     if constexpr (kUsed == UsedEntries::kOneForMany) {
@@ -177,15 +177,39 @@ class SplitDeviceRing {
     // Release: whoever acquires this index sees the entries and the bytes written to the chains.
     access_.store_release(&layout_.used->idx, until);
     view_.note_ring_write(&layout_.used->idx, sizeof(uint16_t));
-    // 2.7.7.2, 2.7.10: the index must be out before the driver's wish is read, else both sides
-    // could wait for each other.
-    access_.full_fence();
+    return true;
+  }
+
+  /// Whether the driver wants to be notified of what was shown since this was asked last. 2.7.7.2,
+  /// 2.7.10: the index must be out before the driver's wish is read, else both sides could wait for
+  /// each other; hence the full fence between show() and this.
+  [[nodiscard]] bool notification_wanted() noexcept {
+    const uint16_t old = std::exchange(asked_used_, published_used_);
     if (event_idx_) {
       const uint16_t event = access_.load(layout_.used_event());
-      return spec::vring_need_event(event, until, old);
+      return spec::vring_need_event(event, published_used_, old);
     }
     const uint16_t flags = access_.load(&layout_.avail->flags);
     return (flags & spec::VIRTQ_AVAIL_F_NO_INTERRUPT) == 0;
+  }
+
+  /// show(), and true when the driver wants to be notified of it.
+  [[nodiscard]] bool publish(uint16_t until) noexcept {
+    if (!show(until)) return false;
+    access_.full_fence();
+    return notification_wanted();
+  }
+  [[nodiscard]] bool publish() noexcept { return publish(next_used_); }
+
+  /// Asks for the cache lines that available() and then heads() will read.
+  void prefetch_available() const noexcept {
+    access_.prefetch_read(&layout_.avail->idx);
+    access_.prefetch_read(&layout_.avail->ring[next_avail_ & mask_]);
+  }
+
+  /// How many chains are known: what available(0) says.
+  [[nodiscard]] uint32_t known() const noexcept {
+    return error_ != RingError::none ? 0 : static_cast<uint16_t>(avail_idx_ - next_avail_);
   }
 
   /// Asks the driver to notify us when it makes the next chain available (2.7.10). True when chains
@@ -304,6 +328,7 @@ class SplitDeviceRing {
   uint16_t avail_idx_;       // the driver's index as last seen
   uint16_t next_used_;       // where the next used entry goes
   uint16_t published_used_;  // what the driver has been shown
+  uint16_t asked_used_;      // and of what it was asked whether it wants to know
   uint16_t last_head_ = 0;   // of the chain put last; for kOneForMany only
   uint32_t walked_ = 0;
   PeerView view_;

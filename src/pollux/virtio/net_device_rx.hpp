@@ -54,7 +54,10 @@ class NetDeviceRx {
   }
 
   /// Returns everything polled to the driver; true when it wants to be notified.
-  [[nodiscard]] bool complete() noexcept { return ring_.unpublished() && ring_.publish(); }
+  [[nodiscard]] bool complete() noexcept { return ring_.publish(); }
+  /// The same in two steps, with a full fence between them: see SplitDeviceRing::show.
+  [[nodiscard]] bool show() noexcept { return ring_.show(ring_.filled()); }
+  [[nodiscard]] bool notification_wanted() noexcept { return ring_.notification_wanted(); }
 
   /// Asks the driver to notify us of the next frame; true when there are frames already.
   [[nodiscard]] bool arm() noexcept { return ring_.request_notifications(); }

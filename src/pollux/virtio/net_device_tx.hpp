@@ -31,7 +31,8 @@ class NetDeviceTx {
       : ring_(std::move(ring)),
         hdr_size_(static_cast<uint32_t>(spec::net_hdr_size(features))),
         mergeable_((features & spec::VIRTIO_NET_F_MRG_RXBUF) != 0),
-        guest_csum_((features & spec::VIRTIO_NET_F_GUEST_CSUM) != 0) {}
+        guest_csum_((features & spec::VIRTIO_NET_F_GUEST_CSUM) != 0),
+        stable_(ring_.view().stable()) {}
 
   [[nodiscard]] Ring& ring() noexcept { return ring_; }
   [[nodiscard]] const Ring& ring() const noexcept { return ring_; }
@@ -47,18 +48,17 @@ class NetDeviceTx {
   /// Takes frames from the front of the burst as long as there are buffers, releases them, and
   /// leaves the rest. A frame that no buffer of this driver can hold is dropped and counted.
   void send(Burst& burst, QueueCounters& counters) noexcept {
-    Posted posted;
     size_t done = 0;
     Sent sent;
     const size_t count = burst.size();
     ring_.view().refresh();
     missed_ = false;
-    prepare(posted, count);
+    begin(static_cast<uint32_t>(std::min<size_t>(count, kMaxPosted)));
     while (done < count) {
-      done += put_singles(burst, done, posted, sent);
+      done += put_singles(burst, done, sent);
       if (done == count) break;
       const Packet& packet = burst[done];
-      const Outcome outcome = put(packet, posted, count - done);
+      const Outcome outcome = put(packet, count - done);
       if (outcome.kind == Outcome::kNoRoom) break;
       ++done;
       if (outcome.kind == Outcome::kSent) {
@@ -71,19 +71,24 @@ class NetDeviceTx {
     burst.release_front(done);
     counters.packets.add(sent.packets);
     counters.bytes.add(sent.bytes);
-    if (ring_.view().behind_iommu()) look_ahead();
+    if (stable_) {
+      look_at_posted();
+    } else if (ring_.view().behind_iommu()) {
+      look_ahead();
+    }
   }
 
   /// Behind an IOMMU: looks at the buffers that the next packets will want, so that they are known
   /// in time. `send` does it; whoever changes the mappings does it for a ring at rest.
   void look_ahead() noexcept {
     ring_.view().refresh();
-    Posted next;
+    std::array<uint16_t, kMaxPosted> next;
+    std::array<ring::SingleRun, kMaxPosted> runs;
     const auto known = std::min<uint32_t>(ring_.available(kMaxPosted), kMaxPosted);
-    const uint32_t heads = ring_.heads(0, known, next.heads.data());
-    ring_.singles(next.heads.data(), heads, MemoryAccess::kWrite, next.runs.data());
+    const uint32_t heads = ring_.heads(0, known, next.data());
+    ring_.singles(next.data(), heads, MemoryAccess::kWrite, runs.data());
     for (uint32_t i = 0; i < heads; ++i) {
-      if (next.runs[i].size == 0) (void)measure(next.heads[i]);
+      if (runs[i].size == 0) (void)measure(next[i]);
     }
   }
 
@@ -96,22 +101,37 @@ class NetDeviceTx {
   /// Shows what was sent, as far as `until`; true when the driver wants to be notified.
   [[nodiscard]] bool publish(uint16_t until) noexcept { return ring_.publish(until); }
   [[nodiscard]] bool publish() noexcept { return publish(filled()); }
+  /// The same in two steps, with a full fence between them: see SplitDeviceRing::show.
+  [[nodiscard]] bool show(uint16_t until) noexcept { return ring_.show(until); }
+  [[nodiscard]] bool notification_wanted() noexcept { return ring_.notification_wanted(); }
 
  private:
-  static constexpr size_t kMaxPosted = 32;
-  static constexpr size_t kPayloadAhead = 2;    // packets whose payload is on its way
+  static constexpr uint32_t kMaxPosted = 32;              // looked at for a burst
+  static constexpr uint32_t kMostKnown = 2 * kMaxPosted;  // for it and the next one
+  static constexpr size_t kPayloadAhead = 2;              // packets whose payload is on its way
   static constexpr uint32_t kMaxBuffers = 512;  // a frame of 64 KiB in buffers of 128 bytes
   /// Descriptors of chains looked at for one frame. A driver that strings empty ones together pays
   /// with its buffers, not with the senders' time.
   static constexpr uint32_t kMaxWalked = 2048;
 
-  /// Buffers looked at and not taken yet, in ring order: [next, end). A run of size 0: its chain
-  /// needs a walk.
+  /// Buffers known and not taken yet, in ring order: [next, end) were looked at, and of those in
+  /// [end, known) the descriptors are on their way. A run of size 0: its chain needs a walk.
   struct Posted {
-    std::array<ring::SingleRun, kMaxPosted> runs;
-    std::array<uint16_t, kMaxPosted> heads;
+    std::array<ring::SingleRun, kMostKnown> runs;
+    std::array<uint16_t, kMostKnown> heads;
     uint32_t next = 0;
     uint32_t end = 0;
+    uint32_t known = 0;
+
+    /// Moves what is left to the front.
+    void compact() noexcept {
+      if (next == 0) return;
+      std::copy(runs.begin() + next, runs.begin() + end, runs.begin());
+      std::copy(heads.begin() + next, heads.begin() + known, heads.begin());
+      end -= next;
+      known -= next;
+      next = 0;
+    }
   };
 
   /// One of several for a frame.
@@ -134,24 +154,53 @@ class NetDeviceTx {
     DropReason reason{};
   };
 
-  /// Looks at the next buffers, all that were posted before having been taken: heads first, then
-  /// descriptors, so that the cache lines of each step are on their way together.
-  void prepare(Posted& posted, size_t wanted) noexcept {
-    const auto most = static_cast<uint32_t>(std::min(wanted, kMaxPosted));
-    const uint32_t known = std::min(ring_.available(most), most);
-    posted.next = 0;
-    posted.end = ring_.heads(0, known, posted.heads.data());
-    ring_.singles(posted.heads.data(), posted.end, MemoryAccess::kWrite, posted.runs.data());
+  // The buffers of a burst are found one burst ahead, so that no step waits for its cache lines:
+  // the heads when the burst before it begins, the descriptors when that ends, and then the first
+  // lines of the buffers are on their way until the burst itself comes.
+
+  void begin(uint32_t wanted) noexcept {
+    if (!stable_) posted_.next = posted_.end = posted_.known = 0;  // good for one turn only
+    posted_.compact();
+    if (posted_.end < wanted) {
+      find_posted(wanted);
+      look_at_posted();
+    }
+    if (stable_) find_posted(posted_.end + kMaxPosted);
+  }
+
+  /// Reads heads until `wanted` buffers are known, or as many as there are.
+  void find_posted(uint32_t wanted) noexcept {
+    wanted = std::min(wanted, kMostKnown);
+    if (posted_.known >= wanted) return;
+    const uint32_t there = std::min(ring_.available(wanted), wanted);
+    if (there <= posted_.known) return;
+    posted_.known +=
+        ring_.heads(posted_.known, there - posted_.known, &posted_.heads[posted_.known]);
+  }
+
+  /// Looks at the buffers that are known.
+  void look_at_posted() noexcept {
+    if (posted_.known == posted_.end) return;
+    ring_.singles(&posted_.heads[posted_.end], posted_.known - posted_.end, MemoryAccess::kWrite,
+                  &posted_.runs[posted_.end]);
+    posted_.end = posted_.known;
+  }
+
+  void prepare(size_t wanted) noexcept {
+    posted_.compact();
+    find_posted(static_cast<uint32_t>(std::min<size_t>(wanted, kMaxPosted)));
+    look_at_posted();
   }
 
   /// The common frames: each in one buffer that is one run of bytes. Returns for how many in a row
   /// that was so.
-  uint32_t put_singles(const Burst& burst, size_t from, Posted& posted, Sent& sent) noexcept {
+  uint32_t put_singles(const Burst& burst, size_t from, Sent& sent) noexcept {
     const size_t left = burst.size() - from;
-    const auto most = static_cast<uint32_t>(std::min<size_t>(left, posted.end - posted.next));
+    const uint32_t ready = std::min(posted_.end - posted_.next, kMaxPosted);
+    const auto most = static_cast<uint32_t>(std::min<size_t>(left, ready));
     std::array<uint32_t, kMaxPosted> written;
     const uint32_t hdr_size = hdr_size_;
-    const ring::SingleRun* const runs = &posted.runs[posted.next];
+    const ring::SingleRun* const runs = &posted_.runs[posted_.next];
     Packet* const* const packets = burst.packets().data() + from;
     uint64_t bytes = 0;
     uint32_t count = 0;
@@ -167,9 +216,9 @@ class NetDeviceTx {
     }
     sent.packets += count;
     sent.bytes += bytes - uint64_t{count} * hdr_size;
-    ring_.put_used(&posted.heads[posted.next], written.data(), count);
+    ring_.put_used(&posted_.heads[posted_.next], written.data(), count);
     ring_.take(count);
-    posted.next += count;
+    posted_.next += count;
     return count;
   }
 
@@ -182,18 +231,18 @@ class NetDeviceTx {
   }
 
   /// Any other frame, or one for which no buffer was looked at.
-  Outcome put(const Packet& packet, Posted& posted, size_t wanted) noexcept {
-    if (posted.next == posted.end) {
-      prepare(posted, wanted);
-      if (posted.next == posted.end) return {Outcome::kNoRoom};
+  Outcome put(const Packet& packet, size_t wanted) noexcept {
+    if (posted_.next == posted_.end) {
+      prepare(wanted);
+      if (posted_.next == posted_.end) return {Outcome::kNoRoom};
     }
-    if (posted.runs[posted.next].size >= hdr_size_ + packet.size()) return put_one(packet, posted);
-    return mergeable_ ? put_merged(packet, posted) : put_chain(packet, posted);
+    if (posted_.runs[posted_.next].size >= hdr_size_ + packet.size()) return put_one(packet);
+    return mergeable_ ? put_merged(packet) : put_chain(packet);
   }
 
-  Outcome put_one(const Packet& packet, Posted& posted) noexcept {
-    write_single(packet, posted.runs[posted.next].data, hdr_size_);
-    finish(posted, hdr_size_ + packet.size());
+  Outcome put_one(const Packet& packet) noexcept {
+    write_single(packet, posted_.runs[posted_.next].data, hdr_size_);
+    finish(hdr_size_ + packet.size());
     return {Outcome::kSent};
   }
 
@@ -243,8 +292,8 @@ class NetDeviceTx {
   }
 
   /// Takes the next posted buffer, into which `written` bytes went.
-  void finish(Posted& posted, uint32_t written) noexcept {
-    ring_.put_used(posted.heads[posted.next++], written);
+  void finish(uint32_t written) noexcept {
+    ring_.put_used(posted_.heads[posted_.next++], written);
     ring_.take(1);
   }
 
@@ -321,25 +370,25 @@ class NetDeviceTx {
   }
 
   /// A frame over one chain of several pieces, without MRG_RXBUF (5.1.6.3.1).
-  Outcome put_chain(const Packet& packet, Posted& posted) noexcept {
+  Outcome put_chain(const Packet& packet) noexcept {
     const spec::virtio_net_hdr_v1_hash hdr = any_header_of(packet);
     Reader reader(packet, hdr, hdr_size_);
-    const uint16_t head = posted.heads[posted.next];
+    const uint16_t head = posted_.heads[posted_.next];
     const Filled filled = fill(head, reader);
     if (filled.status == ring::ChainStatus::kMiss) return wait_for_address();
     if (filled.status != ring::ChainStatus::kOk) {
-      finish(posted, 0);
+      finish(0);
       return {Outcome::kDropped, DropReason::receiver_bad_buffer};
     }
     // The chain stays posted: the next frame may be small enough for it.
     if (reader.left() != 0) return {Outcome::kDropped, DropReason::receiver_too_small};
-    finish(posted, filled.bytes);
+    finish(filled.bytes);
     return {Outcome::kSent};
   }
 
   /// A frame over as many chains as it takes (5.1.6.3.1, 5.1.6.4): num_buffers tells how many.
   /// Nothing is taken from the ring before the whole frame has found room.
-  Outcome put_merged(const Packet& packet, Posted& posted) noexcept {
+  Outcome put_merged(const Packet& packet) noexcept {
     const uint32_t total = hdr_size_ + packet.size();
     std::array<Buffer, kMaxBuffers> chains;
     const uint32_t walked_before = ring_.walked();
@@ -349,7 +398,7 @@ class NetDeviceTx {
       if (count == std::min<uint32_t>(kMaxBuffers, ring_.size())) {
         return {Outcome::kDropped, DropReason::receiver_too_small};
       }
-      if (ring_.available(count + 1) <= count || !buffer_at(posted, count, chains[count])) {
+      if (ring_.available(count + 1) <= count || !buffer_at(count, chains[count])) {
         return {Outcome::kNoRoom};
       }
       const Buffer& chain = chains[count];
@@ -357,7 +406,7 @@ class NetDeviceTx {
       if (room.status == ring::ChainStatus::kMiss) return wait_for_address();
       ++count;
       if (room.status != ring::ChainStatus::kOk || ring_.walked() - walked_before > kMaxWalked) {
-        discard(posted, chains.data(), count);
+        discard(chains.data(), count);
         return {Outcome::kDropped, DropReason::receiver_bad_buffer};
       }
       capacity += room.bytes;
@@ -372,22 +421,22 @@ class NetDeviceTx {
     }
     // A hostile driver may have shrunk a chain since it was measured.
     if (reader.left() != 0) {
-      discard(posted, chains.data(), count);
+      discard(chains.data(), count);
       return {Outcome::kDropped, DropReason::receiver_bad_buffer};
     }
-    give_back(posted, chains.data(), count);
+    give_back(chains.data(), count);
     return {Outcome::kSent};
   }
 
   /// The chain `ahead` after the next one. False on a broken ring.
-  bool buffer_at(Posted& posted, uint32_t ahead, Buffer& out) noexcept {
-    if (posted.next + ahead < posted.end) {
-      out = {posted.runs[posted.next + ahead], posted.heads[posted.next + ahead]};
+  bool buffer_at(uint32_t ahead, Buffer& out) noexcept {
+    if (posted_.next + ahead < posted_.end) {
+      out = {posted_.runs[posted_.next + ahead], posted_.heads[posted_.next + ahead]};
       return true;
     }
     if (!ring_.head(ahead, out.head)) return false;
     out.run = ring_.single(out.head, MemoryAccess::kWrite);
-    ring::prefetch_run(ring_.access(), out.run, MemoryAccess::kWrite);
+    if (out.run.size != 0) ring::prefetch_run(ring_.access(), out.run, MemoryAccess::kWrite);
     return true;
   }
 
@@ -405,16 +454,19 @@ class NetDeviceTx {
   }
 
   /// Takes the next `count` chains and returns each as if nothing had been written to it.
-  void discard(Posted& posted, Buffer* chains, uint32_t count) noexcept {
+  void discard(Buffer* chains, uint32_t count) noexcept {
     for (uint32_t i = 0; i < count; ++i) chains[i].run.size = 0;
-    give_back(posted, chains, count);
+    give_back(chains, count);
   }
 
   /// Takes the next `count` chains and returns each with its run's size as the bytes written.
-  void give_back(Posted& posted, const Buffer* chains, uint32_t count) noexcept {
+  void give_back(const Buffer* chains, uint32_t count) noexcept {
     for (uint32_t i = 0; i < count; ++i) ring_.put_used(chains[i].head, chains[i].run.size);
     ring_.take(count);
-    posted.next = std::min(posted.next + count, posted.end);
+    posted_.next += count;
+    posted_.end = std::max(posted_.end, posted_.next);
+    posted_.known = std::max(posted_.known, posted_.next);
+    if (posted_.next == posted_.known) posted_.next = posted_.end = posted_.known = 0;
   }
 
   Ring ring_;
@@ -422,6 +474,8 @@ class NetDeviceTx {
   bool mergeable_;
   bool guest_csum_;
   bool missed_ = false;
+  bool stable_;
+  Posted posted_;
   std::atomic<uint32_t>* offloads_ = nullptr;
 };
 

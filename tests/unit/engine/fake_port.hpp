@@ -36,6 +36,7 @@ class FakePort final : public Port {
     uint32_t offloads = 0;
     uint32_t large = 0;          ///< RxQueue::large
     Journal* journal = nullptr;  ///< one worker only
+    bool in_steps = false;       ///< turns end by `show` and `notify`
     /// How many of `offered` packets are taken; called with the queue's lock held.
     std::function<size_t(size_t offered)> takes = [](size_t offered) { return offered; };
     /// Gets the port's counters when it dies.
@@ -82,6 +83,7 @@ class FakePort final : public Port {
     std::vector<RxQueue> handles;
     for (auto& queue : queues_) {
       handles.push_back({queue.get(), poll, complete, &queue->in, nullptr, nullptr, &large_});
+      if (config_.in_steps) handles.back().show = show, handles.back().notify = notify;
     }
     return handles;
   }
@@ -89,6 +91,7 @@ class FakePort final : public Port {
     std::vector<TxQueue> handles;
     for (auto& queue : queues_) {
       handles.push_back({queue.get(), send, flush, &offloads_, &queue->out});
+      if (config_.in_steps) handles.back().show = show_sent, handles.back().notify = notify;
     }
     return handles;
   }
@@ -144,6 +147,22 @@ class FakePort final : public Port {
     queue.lent.clear();
     queue.port->note("complete");
   }
+
+  static bool show(void* self) noexcept {
+    auto& queue = *static_cast<Queue*>(self);
+    const bool any = !queue.lent.empty();
+    if (any) queue.port->note("show");
+    queue.lent.clear();
+    return any;
+  }
+  static bool show_sent(void* self) noexcept {
+    auto& queue = *static_cast<Queue*>(self);
+    const bool any = queue.unflushed;
+    if (any) queue.port->note("show");
+    queue.unflushed = false;
+    return any;
+  }
+  static void notify(void* self) noexcept { static_cast<Queue*>(self)->port->note("notify"); }
 
   static DropReason send(void* self, Burst& burst) noexcept {
     auto& queue = *static_cast<Queue*>(self);

@@ -106,6 +106,20 @@ TEST_F(TurnTest, SendersAreCompletedBeforeReceiversAreFlushed) {
   EXPECT_EQ(journal, (Journal{"a.poll", "b.send", "c.send", "a.complete", "b.flush", "c.flush"}));
 }
 
+TEST_F(TurnTest, NobodyIsNotifiedBeforeAllIsShown) {
+  Journal journal;
+  for (auto& config : configs_) config.journal = &journal;
+  for (const size_t port : {0, 2}) configs_[port].in_steps = true;
+  start();
+  learn_all();
+  journal.clear();
+  send(0, {test::ethernet(11, 10)});
+  send(0, {test::ethernet(12, 10)});
+  EXPECT_TRUE(run(0));
+  EXPECT_EQ(journal, (Journal{"a.poll", "b.send", "c.send", "a.show", "b.flush", "c.show",
+                              "a.notify", "c.notify"}));
+}
+
 TEST_F(TurnTest, ManyBurstsToOneReceiverAreOneFlush) {
   Journal journal;
   configs_[1].journal = &journal;

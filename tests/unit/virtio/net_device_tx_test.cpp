@@ -3,6 +3,9 @@
 
 #include <gtest/gtest.h>
 
+#include <array>
+#include <cstring>
+#include <random>
 #include <vector>
 
 #include "pollux/ring/split_device_ring.hpp"
@@ -102,6 +105,74 @@ TEST_F(DeviceTx, TakesWhatFitsAndLeavesTheRest) {
   EXPECT_TRUE(tx.publish());
   EXPECT_EQ(image_.used_idx(), 3);
   EXPECT_FALSE(tx.publish());
+  EXPECT_EQ(test::all_drops(counters_), 0u);
+}
+
+TEST_F(DeviceTx, BuffersAreLookedAtABurstAheadAndOnce) {
+  Tx tx = make(kMergeable);
+  const uint64_t first = post({2048})[0];
+  const uint64_t second = post({2048})[0];
+  ASSERT_TRUE(send(tx, pattern(60, 1)));
+  image_.desc(1, ~uint64_t{0}, 0xffffffff, 0xffff);  // looked at already
+  ASSERT_TRUE(send(tx, pattern(60, 2)));
+  EXPECT_EQ(guest_.read(first + kHdr, 60), pattern(60, 1));
+  EXPECT_EQ(guest_.read(second + kHdr, 60), pattern(60, 2));
+  EXPECT_FALSE(send(tx, pattern(60, 3)));
+}
+
+/// Bursts of any length into buffers of any sizes, posted a few at a time: what is known ahead,
+/// what a frame is spread over and what has to be looked for meet in all ways.
+TEST_F(DeviceTx, BurstsOfAllLengthsIntoBuffersOfAllSizes) {
+  Tx tx = make(kMergeable);
+  std::mt19937 random(1);
+  const auto upto = [&](unsigned n) { return static_cast<unsigned>(random() % (n + 1)); };
+  struct Chain {
+    uint64_t place;
+    uint32_t size;
+  };
+  std::vector<Chain> chains(kQueue);
+  std::vector<uint16_t> free;
+  for (uint16_t i = 0; i < kQueue; ++i) {
+    chains[i] = {guest_.allocate(2048), 0};
+    free.push_back(i);
+  }
+  uint16_t seen = 0;  // used entries
+  unsigned sent = 0;
+  unsigned next_frame = 0;
+  unsigned next_seen = 0;
+  const auto frame = [&](unsigned n) { return pattern(60 + n * 37 % 1400, n); };
+  for (int round = 0; round < 2000; ++round) {
+    for (unsigned i = upto(static_cast<unsigned>(free.size())); i != 0; --i) {
+      const size_t which = upto(static_cast<unsigned>(free.size() - 1));
+      const uint16_t head = free[which];
+      free.erase(free.begin() + static_cast<ptrdiff_t>(which));
+      chains[head].size = std::array{100u, 700u, 2048u}[upto(2)];
+      image_.desc(head, chains[head].place, chains[head].size, kWrite);
+      image_.offer(head);
+    }
+    Burst burst(pool_.cache());
+    for (unsigned i = upto(Burst::kCapacity); i != 0; --i) push(burst, frame(next_frame++));
+    const size_t offered = burst.size();
+    tx.send(burst, counters_);
+    sent += static_cast<unsigned>(offered - burst.size());
+    next_frame -= static_cast<unsigned>(burst.size());
+    (void)tx.publish();
+    while (seen != image_.used_idx()) {
+      Bytes all;
+      uint16_t buffers = 1;
+      for (uint16_t i = 0; i < buffers; ++i) {
+        const auto elem = image_.layout().used->ring[seen++ % kQueue];
+        const Bytes piece = guest_.read(chains[elem.id].place, elem.len);
+        if (i == 0) std::memcpy(&buffers, piece.data() + 10, 2);
+        all.insert(all.end(), piece.begin() + (i == 0 ? kHdr : 0), piece.end());
+        free.push_back(static_cast<uint16_t>(elem.id));
+      }
+      ASSERT_EQ(all, frame(next_seen)) << next_seen;
+      ++next_seen;
+    }
+  }
+  EXPECT_EQ(next_seen, sent);
+  EXPECT_GT(sent, 10'000u);
   EXPECT_EQ(test::all_drops(counters_), 0u);
 }
 

@@ -23,7 +23,9 @@ struct RxOf final : LiveRx {
     queue.poll(burst, counters);
     note(queue.ring().error());
   }
-  bool complete() noexcept override { return queue.complete(); }
+  void prefetch() const noexcept override { queue.ring().prefetch_available(); }
+  bool show() noexcept override { return queue.show(); }
+  bool notification_wanted() noexcept override { return queue.notification_wanted(); }
   bool arm() noexcept override { return queue.arm(); }
   void disarm() noexcept override { queue.disarm(); }
   uint32_t base() const noexcept override { return base_of(queue.ring()); }
@@ -50,9 +52,8 @@ struct TxOf final : LiveTx {
   void set_offloads(std::atomic<uint32_t>* offloads) noexcept override {
     queue.set_offloads(offloads);
   }
-  bool end(OpenTurn& turn) noexcept override {
-    return queue.publish(turns.end(turn, queue.filled()));
-  }
+  bool end(OpenTurn& turn) noexcept override { return queue.show(turns.end(turn, queue.filled())); }
+  bool notification_wanted() noexcept override { return queue.notification_wanted(); }
   void look_ahead() noexcept override { queue.look_ahead(); }
   uint32_t base() const noexcept override { return base_of(queue.ring()); }
   void set_log(const WriteLog* log) noexcept override { queue.ring().view().set_log(log); }

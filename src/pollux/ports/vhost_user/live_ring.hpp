@@ -63,8 +63,12 @@ struct LiveRing {
 struct LiveRx : LiveRing {
   /// Appends what the driver sent.
   virtual void poll(Burst& burst, QueueCounters& counters) noexcept = 0;
-  /// Returns everything polled; true when the driver wants to be notified.
-  [[nodiscard]] virtual bool complete() noexcept = 0;
+  /// Asks for the cache lines that `poll` will read first.
+  virtual void prefetch() const noexcept = 0;
+  /// Returns everything polled; true when there was something. Behind a full fence
+  /// notification_wanted() tells whether the driver wants to be notified.
+  [[nodiscard]] virtual bool show() noexcept = 0;
+  [[nodiscard]] virtual bool notification_wanted() noexcept = 0;
   /// Asks the driver for a kick; true when there is something already. See RxQueue::arm.
   [[nodiscard]] virtual bool arm() noexcept = 0;
   virtual void disarm() noexcept = 0;
@@ -92,8 +96,10 @@ struct LiveTx : LiveRing {
   /// turn, if it begins with this.
   [[nodiscard]] virtual DropReason send(Burst& burst, QueueCounters& counters,
                                         OpenTurn* begins) noexcept = 0;
-  /// Shows what turns up to this one sent; true when the driver wants to be notified.
+  /// Shows what turns up to this one sent; true when there was something. Behind a full fence
+  /// notification_wanted() tells whether the driver wants to be notified.
   [[nodiscard]] virtual bool end(OpenTurn& turn) noexcept = 0;
+  [[nodiscard]] virtual bool notification_wanted() noexcept = 0;
   /// Behind an IOMMU: see NetDeviceTx::look_ahead.
   virtual void look_ahead() noexcept = 0;
 };

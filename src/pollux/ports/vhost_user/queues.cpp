@@ -8,6 +8,7 @@
 #include <utility>
 
 #include "pollux/base/event_fd.hpp"
+#include "pollux/mem/shared_access.hpp"
 #include "pollux/ports/vhost_user/reception.hpp"
 
 namespace pollux::vhost_user {
@@ -64,10 +65,29 @@ void poll(void* self, Burst& burst) noexcept {
   }
 }
 
-void complete(void* self) noexcept {
+void prefetch(void* self) noexcept {
+  if (const LiveRx* live = static_cast<RxSlot*>(self)->live.load(); live != nullptr) {
+    live->prefetch();
+  }
+}
+
+bool show(void* self) noexcept {
   auto& slot = *static_cast<RxSlot*>(self);
   LiveRx* live = std::exchange(slot.polled, nullptr);
-  if (live != nullptr && live->complete()) live->notify();
+  if (live == nullptr || !live->show()) return false;
+  slot.shown = live;
+  return true;
+}
+
+void notify(void* self) noexcept {
+  LiveRx* live = std::exchange(static_cast<RxSlot*>(self)->shown, nullptr);
+  if (live != nullptr && live->notification_wanted()) live->notify();
+}
+
+void complete(void* self) noexcept {
+  if (!show(self)) return;
+  SharedAccess{}.full_fence();
+  notify(self);
 }
 
 Wake arm(void* self) noexcept {
@@ -153,31 +173,62 @@ DropReason send(void* self, Burst& burst) noexcept {
   return live->send(burst, slot.counters, begins);
 }
 
-/// Ends a turn that `filled` a ring, if it did.
-void end_turn(LiveTx*& filled, OpenTurn& turn) noexcept {
+/// Ends a turn that `filled` a ring, if it did; the ring, if there is something new to see in it.
+LiveTx* end_turn(LiveTx*& filled, OpenTurn& turn) noexcept {
   LiveTx* live = std::exchange(filled, nullptr);
+  if (live == nullptr) return nullptr;
+  const std::lock_guard guard(live->lock);
+  return live->end(turn) ? live : nullptr;
+}
+
+bool show_sent(void* self) noexcept {
+  auto& slot = *static_cast<TxSlot*>(self);
+  slot.shown = end_turn(slot.filled, slot.turn);
+  bool any = slot.shown != nullptr;
+  if (!slot.steered) [[likely]]
+    return any;
+  for (TxSlot::Lane& lane : slot.lanes) {
+    lane.shown = end_turn(lane.filled, lane.turn);
+    any |= lane.shown != nullptr;
+  }
+  slot.steered = any;  // notify_receivers() looks at them
+  return any;
+}
+
+void notify_of_sent(LiveTx*& shown) noexcept {
+  LiveTx* live = std::exchange(shown, nullptr);
   if (live == nullptr) return;
   bool wanted = false;
   {
     const std::lock_guard guard(live->lock);
-    wanted = live->end(turn);
+    wanted = live->notification_wanted();
   }
   if (wanted) live->notify();
 }
 
-void flush(void* self) noexcept {
+void notify_receivers(void* self) noexcept {
   auto& slot = *static_cast<TxSlot*>(self);
-  end_turn(slot.filled, slot.turn);
+  notify_of_sent(slot.shown);
   if (!slot.steered) [[likely]]
     return;
   slot.steered = false;
-  for (TxSlot::Lane& lane : slot.lanes) end_turn(lane.filled, lane.turn);
+  for (TxSlot::Lane& lane : slot.lanes) notify_of_sent(lane.shown);
+}
+
+void flush(void* self) noexcept {
+  if (!show_sent(self)) return;
+  SharedAccess{}.full_fence();
+  notify_receivers(self);
 }
 
 }  // namespace
 
-RxQueue RxSlot::handle() noexcept { return {this, poll, complete, &counters, arm, disarm, large}; }
+RxQueue RxSlot::handle() noexcept {
+  return {this, poll, complete, &counters, arm, disarm, large, show, notify, prefetch};
+}
 
-TxQueue TxSlot::handle() noexcept { return {this, send, flush, offloads, &counters}; }
+TxQueue TxSlot::handle() noexcept {
+  return {this, send, flush, offloads, &counters, show_sent, notify_receivers};
+}
 
 }  // namespace pollux::vhost_user

@@ -18,6 +18,7 @@ struct Reception;
 struct RxSlot {
   std::atomic<LiveRx*> live{nullptr};
   LiveRx* polled = nullptr;  ///< in this turn; its worker's own
+  LiveRx* shown = nullptr;   ///< at its end, and not asked yet whether to notify
   /// A frame that control wants the switch to see as if this peer had sent it: SEND_RARP. The
   /// address as a number with bit 63 set; 0: none.
   std::atomic<uint64_t> announce{0};
@@ -36,10 +37,12 @@ struct RxSlot {
 struct TxSlot {
   std::atomic<LiveTx*> live{nullptr};
   LiveTx* filled = nullptr;  ///< in this turn; its worker's own
+  LiveTx* shown = nullptr;   ///< at its end, and not asked yet whether to notify
   OpenTurn turn;             ///< the ring's while `filled` is set
   /// The same for each of Reception::rings; none where there is one queue pair.
   struct Lane {
     LiveTx* filled = nullptr;
+    LiveTx* shown = nullptr;
     OpenTurn turn;
   };
   std::vector<Lane> lanes;
