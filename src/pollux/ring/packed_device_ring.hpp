@@ -176,11 +176,6 @@ class PackedDeviceRing {
   /// Asks for the cache lines that available() will read.
   void prefetch_available() const noexcept { access_.prefetch_read(&layout_.desc[ahead_.index]); }
 
-  /// How many chains are known: what available(0) says.
-  [[nodiscard]] uint32_t known() const noexcept {
-    return error_ != RingError::none ? 0 : found_ - taken_;
-  }
-
   /// Asks the driver to notify us when it makes the next chain available (2.8.10). True when chains
   /// are there already, of which it will not tell.
   [[nodiscard]] bool request_notifications() noexcept {

@@ -207,11 +207,6 @@ class SplitDeviceRing {
     access_.prefetch_read(&layout_.avail->ring[next_avail_ & mask_]);
   }
 
-  /// How many chains are known: what available(0) says.
-  [[nodiscard]] uint32_t known() const noexcept {
-    return error_ != RingError::none ? 0 : static_cast<uint16_t>(avail_idx_ - next_avail_);
-  }
-
   /// Asks the driver to notify us when it makes the next chain available (2.7.10). True when chains
   /// are there already, of which it will not tell.
   [[nodiscard]] bool request_notifications() noexcept {
