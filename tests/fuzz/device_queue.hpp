@@ -94,9 +94,7 @@ class Access {
   template <typename T>
   [[nodiscard]] T load(const T* from) const {
     referee_->before_read(from, sizeof(T));
-    const T value = access_.load(from);
-    referee_->loaded(from, value);
-    return value;
+    return access_.load(from);
   }
   template <typename T>
   [[nodiscard]] T load_acquire(const T* from) const {
@@ -124,6 +122,7 @@ class Access {
   void copy_in(void* to, const void* from, size_t size) const {
     referee_->before_read(from, size);
     access_.copy_in(to, from, size);
+    referee_->copied(from, to, size);
   }
   void copy_out(void* to, const void* from, size_t size) const {
     referee_->before_write(to, size);

@@ -67,9 +67,12 @@ class Referee {
     require(inside(peer_.used, to, size) || (device_writes_ && in_guest(to, size)),
             "a write outside of what a device may write");
   }
-  void loaded(const uint16_t* at, uint16_t value) {
-    const auto* ring = reinterpret_cast<const uint16_t*>(peer_.avail.data() + 4);
-    if (at >= ring && at < ring + peer_.size) heads_[static_cast<size_t>(at - ring)] = value;
+  /// Heads are copied out of the ring, many at once.
+  void copied(const void* from, const void* to, size_t size) {
+    const std::byte* ring = peer_.avail.data() + 4;
+    if (!inside({ring, size_t{2} * peer_.size}, from, size)) return;
+    std::memcpy(&heads_[static_cast<size_t>(static_cast<const std::byte*>(from) - ring) / 2], to,
+                size);
   }
   void returned(const void* to, const void* from, size_t size) {
     const std::byte* ring = peer_.used.data() + 4;

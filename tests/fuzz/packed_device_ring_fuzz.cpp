@@ -64,7 +64,7 @@ class Referee {
                 (device_writes_ && in_guest(to, size)),
             "a write outside of what a device may write");
   }
-  void loaded(const void* /*at*/, uint16_t /*value*/) {}
+  void copied(const void* /*from*/, const void* /*to*/, size_t /*size*/) {}
   void returned(const void* to, const void* from, size_t size) {
     if (inside(peer_.desc, to, size)) (void)check_used(to, from, size);
   }

@@ -390,6 +390,7 @@ class NetDeviceTx {
   /// Nothing is taken from the ring before the whole frame has found room.
   Outcome put_merged(const Packet& packet) noexcept {
     const uint32_t total = hdr_size_ + packet.size();
+    look_at_posted();  // a head is read once
     std::array<Buffer, kMaxBuffers> chains;
     const uint32_t walked_before = ring_.walked();
     uint64_t capacity = 0;
