@@ -63,14 +63,15 @@ class SplitDeviceRing {
   /// chains are out, returned ones not counted, than the queue has entries.
   [[nodiscard]] uint32_t available(uint32_t wanted) noexcept {
     if (error_ != RingError::none) return 0;
-    auto known = static_cast<uint16_t>(avail_idx_ - next_avail_);
-    if (known >= wanted) return known;
+    const auto before = static_cast<uint16_t>(avail_idx_ - next_avail_);
+    if (before >= wanted) return before;
     // Pairs with the driver's release store of the index (2.7.13.3): entries and descriptors that
     // it covers are visible after this.
     const uint16_t idx = access_.load_acquire(&layout_.avail->idx);
-    known = static_cast<uint16_t>(idx - next_avail_);
+    const auto known = static_cast<uint16_t>(idx - next_avail_);
     const auto out = static_cast<uint16_t>(idx - published_used_);
-    if (known > layout_.size || out > layout_.size) {
+    // Chains that were known may have been looked at already: none is taken back.
+    if (known < before || known > layout_.size || out > layout_.size) {
       fail(RingError::avail_jump);
       return 0;
     }

@@ -72,6 +72,16 @@ TEST_F(SplitDevice, IndexThatJumpsBreaksTheRing) {
   EXPECT_EQ(ring.available(1), 0u);  // for good
 }
 
+TEST_F(SplitDevice, IndexThatTakesBackKnownChainsBreaksTheRing) {
+  auto ring = make();
+  image_.avail_idx(6);
+  ASSERT_EQ(ring.available(1), 6u);
+  image_.avail_idx(3);
+  EXPECT_EQ(ring.available(6), 6u);  // enough are known
+  EXPECT_EQ(ring.available(7), 0u);
+  EXPECT_EQ(ring.error(), RingError::avail_jump);
+}
+
 TEST_F(SplitDevice, IndexThatGoesBackBreaksTheRing) {
   auto ring = make();
   image_.avail_idx(4);
