@@ -42,7 +42,8 @@ class Pair:
         """No echo is lost: IPv4, IPv6, and fragments of both."""
         for target, size in (("10.77.0.1", 56), ("10.77.0.1", 1472), ("fd77::1", 1400),
                              ("10.77.0.1", 8000), ("fd77::1", 8000), ("10.77.0.1", 60000)):
-            assert self.b.ping(target, 25, size) == 0, f"{target} with {size} bytes"
+            lost = self.b.ping(target, 25, size)
+            assert lost == 0, f"{target} with {size} bytes; {self.switch.counters()}"
 
     def check_iperf(self, seconds=2):
         """TCP both ways and UDP, over IPv4; TCP over IPv6. iperf3 itself checks nothing but

@@ -200,7 +200,7 @@ class NetDeviceTx {
     const auto most = static_cast<uint32_t>(std::min<size_t>(left, ready));
     std::array<uint32_t, kMaxPosted> written;
     const uint32_t hdr_size = hdr_size_;
-    const ring::SingleRun* const runs = &posted_.runs[posted_.next];
+    const ring::SingleRun* const runs = posted_.runs.data() + posted_.next;
     Packet* const* const packets = burst.packets().data() + from;
     uint64_t bytes = 0;
     uint32_t count = 0;
@@ -216,7 +216,7 @@ class NetDeviceTx {
     }
     sent.packets += count;
     sent.bytes += bytes - uint64_t{count} * hdr_size;
-    ring_.put_used(&posted_.heads[posted_.next], written.data(), count);
+    ring_.put_used(posted_.heads.data() + posted_.next, written.data(), count);
     ring_.take(count);
     posted_.next += count;
     return count;
