@@ -28,7 +28,7 @@ def measure(kind: str, seconds: float, cpu: int) -> dict:
             b.iperf("10.77.0.1", 1)
             mbps = [b.iperf("10.77.0.1", seconds, way)["mbps"] for way in ("", "-R")]
             lost = b.ping("10.77.0.1", 50)
-            result = {"switch": kind, "mbps": mbps, "ping_lost_percent": lost,
+            result = {"switch": kind, "mbps": mbps, "ping_lost": lost,
                       "offloads": {k: v for k, v in b.offloads().items()
                                    if k in ("tx-checksumming", "tcp-segmentation-offload",
                                             "rx-checksumming")},

@@ -1,67 +1,107 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One measurement: a switch with two vhost-user ports and the generator between them."""
+"""One measurement: a switch with two vhost-user ports and a generator between them."""
 
 from __future__ import annotations
 
+import json
+import os
 import time
 from collections.abc import Sequence
+from pathlib import Path
 
-from support.pollux import PolluxSwitch
+from support.pollux import PolluxSwitch, pollux_bin
 from support.process import HarnessError, Supervisor
 from support.switches import OvsSwitch, Switch, TestpmdSwitch, feature_names
 from support.testpmd import Testpmd, virtio_user
+from works import Work
 
 _MACS = ("02:00:00:00:00:a0", "02:00:00:00:00:b0")
 _IN_FLIGHT = 256  # packets a direction
 _RING = 1024
 
 
-def start_switch(kind: str, supervisor: Supervisor, size: int, cpu: int,
+def loop_bin() -> str:
+    """The loop generator, which is built beside the program under test."""
+    path = Path(pollux_bin()).with_name("bench_loop")
+    if not os.access(path, os.X_OK):
+        raise HarnessError(f"{path} is not there: cmake --build --preset release -t bench_loop")
+    return str(path)
+
+
+def start_switch(kind: str, supervisor: Supervisor, work: Work, cpu: int,
                  pollux_arguments: Sequence[str]) -> Switch:
     if kind == "pollux":
         return PolluxSwitch(supervisor, ["a", "b"], cpus=[cpu], arguments=pollux_arguments)
+    frame = min(work.largest, 9018) if not work.large else 1518  # TSO: frames in pieces
     if kind == "testpmd":
-        return TestpmdSwitch(supervisor, ["a", "b"], frame_size=size, huge=True, cpu=cpu)
-    return OvsSwitch(supervisor, ["a", "b"], frame_size=size, cpu=cpu)
+        return TestpmdSwitch(supervisor, ["a", "b"], frame_size=frame, huge=True, cpu=cpu,
+                             tso=work.large)
+    return OvsSwitch(supervisor, ["a", "b"], frame_size=frame, cpu=cpu)
 
 
-def measure(kind: str, size: int, rings: str, seconds: float, cpus: tuple[int, int],
+def by_testpmd(supervisor: Supervisor, switch: Switch, work: Work, seconds: float,
+               cpu: int) -> dict:
+    generator = Testpmd(
+        supervisor, [virtio_user(switch.socket(name), mac=mac, queue_size=_RING,
+                                 packed=work.packed, in_order=work.packed)
+                     for name, mac in zip("ab", _MACS)],
+        cpu=cpu, huge=True, frame_size=work.largest, descriptors=_RING, name="generator",
+        options=[f"--eth-peer=0,{_MACS[1]}", f"--eth-peer=1,{_MACS[0]}"])
+    switch.wait_attached()
+    generator.start_loop(_IN_FLIGHT, work.largest, forward="csum" if work.touch else "io")
+    time.sleep(1)  # caches, clocks, the first flood
+    generator.stats()
+    time.sleep(seconds)
+    rates = [s.rx_pps for s in generator.stats()]
+    cycles, hertz = generator.cycles()
+    found = {"rates": rates, "bits_per_second": sum(rates) * work.largest * 8,
+             "generator_cycles": cycles, "tsc_hz": hertz, "in_flight": _IN_FLIGHT,
+             "says": {"features": sorted({feature_names(bits) for bits in generator.negotiated()}),
+                      "rings": generator.ring_sizes(), "routines": sorted(generator.routines())},
+             "negotiated": switch.negotiated()}
+    generator.stop()
+    generator.quit()
+    return found
+
+
+def by_loop(supervisor: Supervisor, switch: Switch, work: Work, seconds: float, cpu: int) -> dict:
+    argv = [loop_bin(), *(switch.socket(name) for name in "ab"), "--cpu", str(cpu), "--json",
+            "--prompted", "--sizes", work.sizes, "--seconds", str(seconds), "--ring", str(_RING),
+            "--in-flight", str(_IN_FLIGHT)]
+    generator = supervisor.start(argv + ["--packed"] * work.packed + ["--touch"] * work.touch,
+                                 name="generator")
+    switch.wait_attached()
+    negotiated = switch.negotiated()  # and OVS forwards nothing before it tells this
+    generator.send("")
+    told = json.loads(generator.wait_for(r"^\{.*\}$", seconds + 30)[0])
+    if told["lost"] or told["corrupt"]:
+        raise HarnessError(f"{told['lost']} frames lost, {told['corrupt']} corrupt")
+    found = {"rates": told["pps_each"], "bits_per_second": told["bits_per_second"],
+             "generator_cycles": told["generator_cycles"], "tsc_hz": told["tsc_hz"],
+             "in_flight": told["in_flight"],
+             "says": {"features": [" ".join(told["features"])], "rings": [told["ring_size"]],
+                      "routines": [f"buffers of {told['buffer_size']} bytes"]},
+             "negotiated": negotiated}
+    generator.send("")
+    generator.wait(10)
+    return found
+
+
+def measure(kind: str, work: Work, seconds: float, cpus: tuple[int, int],
             pollux_arguments: Sequence[str] = ()) -> dict:
-    """The rate in packets a second, both directions together, and how it came about. `rings`: what
-    the generator asks for, "split" or "packed in-order"; its receive buffers are mergeable."""
-    packed = rings != "split"
+    """The rate in packets a second, both directions together, and how it came about."""
     with Supervisor() as supervisor:
-        switch = start_switch(kind, supervisor, size, cpus[0], pollux_arguments)
-        generator = Testpmd(
-            supervisor, [virtio_user(switch.socket(name), mac=mac, queue_size=_RING,
-                                     packed=packed, in_order=packed)
-                         for name, mac in zip("ab", _MACS)],
-            cpu=cpus[1], huge=True, frame_size=size, descriptors=_RING, name="generator",
-            options=[f"--eth-peer=0,{_MACS[1]}", f"--eth-peer=1,{_MACS[0]}"])
+        switch = start_switch(kind, supervisor, work, cpus[0], pollux_arguments)
         try:
-            switch.wait_attached()
-            generator.start_loop(_IN_FLIGHT, size)
-            time.sleep(1)  # caches, clocks, the first flood
-            generator.stats()
-            time.sleep(seconds)
-            stats = generator.stats()
-            rates = [s.rx_pps for s in stats]
+            drive = by_testpmd if work.generator == "testpmd" else by_loop
+            found = drive(supervisor, switch, work, seconds, cpus[1])
+            rates = found.pop("rates")
             if min(rates) < 0.5 * max(rates):
                 raise HarnessError(f"the two directions differ: {rates}, so packets were lost")
-            gen_cycles, hertz = generator.cycles()
-            result = {
-                "switch": kind, "size": size, "rings": rings, "pps": sum(rates),
-                "generator_cycles": gen_cycles, "tsc_hz": hertz,
-                "generator": {
-                    "features": [feature_names(bits) for bits in generator.negotiated()],
-                    "rings": generator.ring_sizes(), "routines": sorted(generator.routines())},
-                "negotiated": switch.negotiated(),
-                "in_flight": _IN_FLIGHT,
-            }
+            result = {"switch": kind, "work": work.name, "generator": work.generator,
+                      "pps": sum(rates), **found}
             if kind == "pollux":
                 result["stats"] = switch.stats()
-            generator.stop()
-            generator.quit()
             switch.stop()
             return result
         except HarnessError as error:

@@ -103,10 +103,10 @@ class Testpmd:
         """Counters of every port."""
         return parse_port_stats(self.command("show port stats all"))
 
-    def start_loop(self, packets: int = 256, size: int = 64) -> None:
+    def start_loop(self, packets: int = 256, size: int = 64, forward: str = "io") -> None:
         """Forwards what it receives on one port out of its neighbour, primed with `packets` a
         queue, 32 a burst: so many are in flight for ever unless one is lost."""
-        self.command("set fwd io")
+        self.command(f"set fwd {forward}")
         self.command(f"set txpkts {size}" if isinstance(size, int) else
                      f"set txpkts {','.join(map(str, size))}")
         self.command(f"start tx_first {packets // 32}")

@@ -1,0 +1,217 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <algorithm>
+#include <array>
+#include <atomic>
+#include <cstdint>
+#include <cstring>
+#include <span>
+#include <vector>
+
+#include "bench/loop/frames.hpp"
+#include "bench/loop/side.hpp"
+#include "pollux/base/tsc.hpp"
+
+namespace pollux::bench {
+
+/// What the frames are.
+struct Traffic {
+  std::vector<uint32_t> sizes{64};  ///< in turn
+  uint32_t in_flight = 256;         ///< frames on their way, each direction
+  uint32_t macs = 1;                ///< addresses on each side
+  bool touch = false;               ///< read and write all of each frame
+};
+
+/// Counted since the start, by the loop's thread; read by any.
+struct Counted {
+  std::array<std::atomic<uint64_t>, 2> frames{};  ///< that came in on each side
+  std::array<std::atomic<uint64_t>, 2> bytes{};
+  std::atomic<uint64_t> busy{0};  ///< ticks of turns in which something came
+};
+
+/// What became of the frames that were on their way at the end.
+struct Accounting {
+  uint32_t whole = 0;
+  uint32_t lost = 0;
+  uint32_t corrupt = 0;  ///< bytes that are not those sent, or a frame that was there already
+};
+
+/// Sends on each side what comes in on the other, for ever: nothing is made, copied or lost, so
+/// that the rate is that of the slower of switch and loop. One thread.
+template <typename Ring>
+class Loop {
+ public:
+  Loop(Side<Ring>& a, Side<Ring>& b, Buffers& buffers, const Traffic& traffic)
+      : sides_{&a, &b}, buffers_(buffers), traffic_(traffic) {}
+
+  [[nodiscard]] const Counted& counted() const noexcept { return counted_; }
+  [[nodiscard]] bool broken() const noexcept { return sides_[0]->broken() || sides_[1]->broken(); }
+
+  /// Puts the frames on their way.
+  void begin() noexcept {
+    for (size_t from = 0; from < 2; ++from) {
+      for (uint32_t n = 0; n < traffic_.in_flight; ++n) {
+        send_new(static_cast<uint32_t>(from) * traffic_.in_flight + n, from);
+      }
+      sides_[from]->publish();
+    }
+  }
+
+  /// Lets them run for one turn.
+  void turn() noexcept {
+    for (size_t from = 0; from < 2; ++from) {
+      const uint64_t before = read_tsc();
+      if (forward(from)) add(counted_.busy, read_tsc() - before);
+    }
+  }
+
+  /// Takes what comes in and looks at it, as long as something does. `idle(bool came)` tells when
+  /// that is over.
+  template <typename Over>
+  Accounting collect(Over&& over) {
+    Accounting found;
+    std::vector<bool> seen(size_t{2} * traffic_.in_flight);
+    for (bool came = true; !over(came);) {
+      came = false;
+      for (Side<Ring>* side : sides_) {
+        side->fetch();
+        for (auto frame = side->next(); !frame.empty(); frame = side->next()) {
+          came = true;
+          look(frame, seen, found);
+        }
+      }
+    }
+    found.lost = static_cast<uint32_t>(std::count(seen.begin(), seen.end(), false));
+    return found;
+  }
+
+ private:
+  static void add(std::atomic<uint64_t>& to, uint64_t count) noexcept {
+    to.store(to.load(std::memory_order_relaxed) + count, std::memory_order_relaxed);
+  }
+
+  [[nodiscard]] uint32_t size_of(uint32_t number) const noexcept {
+    return traffic_.sizes[number % traffic_.sizes.size()];
+  }
+
+  void send_new(uint32_t number, size_t from) noexcept {
+    const std::vector<std::byte> frame = make_frame(number, size_of(number));
+    const spec::virtio_net_hdr hdr = header_for(size_of(number));
+    std::array<Piece, Side<Ring>::kFetch> pieces;
+    size_t count = 0;
+    size_t at = 0;
+    while (at != frame.size()) {
+      const BufferIndex buffer = buffers_.take();
+      const uint32_t before = count == 0 ? spec::kNetHdrSize : 0;
+      const auto len =
+          static_cast<uint32_t>(std::min<size_t>(frame.size() - at, buffers_.size() - before));
+      if (count == 0) std::memcpy(buffers_.start(buffer), &hdr, spec::kNetHdrSize);
+      std::memcpy(buffers_.start(buffer) + before, frame.data() + at, len);
+      pieces[count++] = {buffer, before + len};
+      at += len;
+    }
+    address_frame(pieces[0].buffer, from);
+    sides_[from]->send({pieces.data(), count});
+  }
+
+  /// The frames that came in on one side go out again on the other. False when there were none.
+  bool forward(size_t from) noexcept {
+    Side<Ring>& in = *sides_[from];
+    Side<Ring>& out = *sides_[1 - from];
+    out.reclaim();
+    in.fetch();
+    std::array<Piece, Side<Ring>::kBurst> singles;
+    uint32_t single = 0;
+    uint64_t frames = 0;
+    uint64_t bytes = 0;
+    for (auto frame = in.next(); !frame.empty(); frame = in.next()) {
+      ++frames;
+      bytes += prepare(frame, 1 - from);
+      if (frame.size() == 1) [[likely]] {
+        singles[single++] = frame[0];
+        if (single < singles.size()) continue;
+      }
+      out.send_singles(singles.data(), std::exchange(single, 0));
+      if (frame.size() != 1) out.send(frame);
+    }
+    if (frames == 0) return false;
+    out.send_singles(singles.data(), single);
+    in.post();
+    out.publish();
+    in.publish();
+    add(counted_.frames[from], frames);
+    add(counted_.bytes[from], bytes);
+    return true;
+  }
+
+  /// Makes a received frame one to be sent by side `by`; returns its size.
+  uint32_t prepare(std::span<const Piece> frame, size_t by) noexcept {
+    spec::virtio_net_hdr& hdr = sides_[by]->header(frame[0].buffer);
+    // 5.1.6.2.1: num_buffers is 0, and DATA_VALID is the device's to say.
+    hdr.num_buffers = 0;
+    if (hdr.flags != 0) hdr.flags &= spec::VIRTIO_NET_HDR_F_NEEDS_CSUM;
+    if (traffic_.macs > 1) address_frame(frame[0].buffer, by);
+    uint32_t size = 0;
+    for (const Piece& piece : frame) {
+      size += piece.len;
+      if (traffic_.touch) touch(piece);
+    }
+    return size - static_cast<uint32_t>(spec::kNetHdrSize);
+  }
+
+  /// MAC addresses of the next pair: 02:0a:... on the first side, 02:0b:... on the second.
+  void address_frame(BufferIndex buffer, size_t by) noexcept {
+    uint8_t* const to = reinterpret_cast<uint8_t*>(buffers_.start(buffer)) + spec::kNetHdrSize;
+    uint32_t& next = next_mac_[by];
+    const auto put = [&](uint8_t* at, size_t side) {
+      const std::array<uint8_t, 6> mac{0x02,
+                                       static_cast<uint8_t>(side == 0 ? 0x0a : 0x0b),
+                                       0,
+                                       static_cast<uint8_t>(next >> 16),
+                                       static_cast<uint8_t>(next >> 8),
+                                       static_cast<uint8_t>(next)};
+      std::memcpy(at, mac.data(), mac.size());
+    };
+    put(to, 1 - by);
+    put(to + 6, by);
+    if (++next == traffic_.macs) next = 0;
+  }
+
+  /// What a guest that sums and fills payload does to cache lines.
+  void touch(const Piece& piece) noexcept {
+    auto* const words = reinterpret_cast<uint64_t*>(buffers_.start(piece.buffer));
+    for (uint32_t i = 2; i < piece.len / sizeof(uint64_t); ++i) {
+      const uint64_t word = access_.load(&words[i]);
+      sum_ += word;
+      access_.store(&words[i], word);
+    }
+  }
+
+  void look(std::span<const Piece> pieces, std::vector<bool>& seen, Accounting& found) {
+    std::vector<std::byte> frame;
+    for (const Piece& piece : pieces) {
+      const std::byte* from = buffers_.start(piece.buffer);
+      const uint32_t skip = &piece == pieces.data() ? spec::kNetHdrSize : 0;
+      frame.insert(frame.end(), from + skip, from + piece.len);
+      buffers_.give_back(piece.buffer);
+    }
+    const uint32_t number = number_of(frame);
+    if (number >= seen.size() || seen[number] || !is_whole(frame, number, size_of(number))) {
+      ++found.corrupt;
+      return;
+    }
+    seen[number] = true;
+    ++found.whole;
+  }
+
+  std::array<Side<Ring>*, 2> sides_;
+  Buffers& buffers_;
+  Traffic traffic_;
+  Counted counted_;
+  std::array<uint32_t, 2> next_mac_{};
+  uint64_t sum_ = 0;
+  SharedAccess access_;
+};
+
+}  // namespace pollux::bench
