@@ -264,10 +264,53 @@ class PackedDeviceRing {
       base_ = found_;
       rest_end_ = 0;
     }
-    for (bool first = true; known < wanted && find_chain(); ++known) {
-      if (std::exchange(first, false)) prefetch(wanted - known);
+    if (!find_chain()) return known;
+    prefetch(wanted - ++known);
+    while (known < wanted) {
+      const Direct found = find_direct(wanted - known);
+      known += found.count;
+      if (known == wanted || !found.more || !find_chain()) break;
+      ++known;
     }
     return known;
+  }
+
+  /// Chains of one descriptor that were found, and whether there may be another chain behind them.
+  struct Direct {
+    uint32_t count;
+    bool more;
+  };
+
+  /// Copies the next chains, at most `wanted`, as long as each is of one descriptor and they follow
+  /// each other, here and in the ring: the common case, on local variables.
+  Direct find_direct(uint32_t wanted) noexcept {
+    const uint32_t size = layout_.size;
+    const uint32_t place = (found_ - base_) & mask_;
+    const uint32_t most = std::min({wanted, size - held_, size - ahead_.index, mask_ + 1 - place});
+    const spec::pvirtq_desc* const from = &layout_.desc[ahead_.index];
+    Chain* const to = &chains_[place];
+    const uint16_t available = packed_avail_flags(ahead_.wrap);
+    const uint32_t rest = rest_end_;
+    uint32_t count = 0;
+    bool more = true;
+    for (; count < most; ++count) {
+      const uint16_t flags = load_flags(&from[count]);
+      if ((flags & (kPackedOwnerFlags | spec::VIRTQ_DESC_F_NEXT)) != available) {
+        more = (flags & kPackedOwnerFlags) == available;
+        break;
+      }
+      const auto desc = access_.template snapshot<spec::pvirtq_desc>(&from[count]);
+      if (desc.id >= size) [[unlikely]] {
+        fail(RingError::id_range);
+        more = false;
+        break;
+      }
+      to[count] = {desc.addr, desc.len, flags, desc.id, 1, rest};
+    }
+    held_ += count;
+    found_ += count;
+    ahead_ = ahead_.advanced(count, size);
+    return {count, more};
   }
 
   /// The next descriptors, now that there are some: not those of an idle driver, who is about to
@@ -318,12 +361,16 @@ class PackedDeviceRing {
     return true;
   }
 
+  /// Pairs with the driver's release store of these flags (2.8.21.1): the descriptor, the rest of
+  /// its chain and the bytes that it points to are visible after this.
+  [[nodiscard]] uint16_t load_flags(const spec::pvirtq_desc* at) const noexcept {
+    return access_.load_acquire(&at->flags);
+  }
+
   /// Copies the descriptor at `ahead_` and moves on, if the driver made it available.
   bool read_available(spec::pvirtq_desc& out) noexcept {
     const spec::pvirtq_desc* at = &layout_.desc[ahead_.index];
-    // Pairs with the driver's release store of these flags (2.8.21.1): the descriptor, the rest of
-    // its chain and the bytes that it points to are visible after this.
-    const uint16_t flags = access_.load_acquire(&at->flags);
+    const uint16_t flags = load_flags(at);
     if ((flags & kPackedOwnerFlags) != packed_avail_flags(ahead_.wrap)) return false;
     out = access_.template snapshot<spec::pvirtq_desc>(at);
     out.flags = flags;  // a driver that changes its mind is not listened to
