@@ -17,8 +17,7 @@ struct CopyJob {
 struct CopyVariant {
   const char* name;
   void (*copy)(std::byte* to, const std::byte* from, size_t size);
-  uint32_t ahead;   ///< frames whose cache lines are asked for before they are copied; 0: none
-  uint32_t bytes;   ///< how much of each
+  uint32_t ahead;  ///< how many frames before its turn one's cache lines are asked for; 0: not
 };
 
 /// Those that this CPU has.

@@ -3,7 +3,6 @@
 #include <fmt/format.h>
 #include <sched.h>
 
-#include <CLI/CLI.hpp>
 #include <algorithm>
 #include <array>
 #include <atomic>
@@ -12,11 +11,13 @@
 #include <cstdint>
 #include <cstring>
 #include <memory>
-#include <nlohmann/json.hpp>
 #include <string>
 #include <string_view>
 #include <thread>
 #include <vector>
+
+#include <CLI/CLI.hpp>
+#include <nlohmann/json.hpp>
 
 #include "bench/limit/copies.hpp"
 #include "pollux/base/tsc.hpp"
@@ -36,7 +37,7 @@ constexpr size_t kHeadroom = 64;
 struct Options {
   std::vector<int> cpus{0, 1};
   std::vector<uint32_t> sizes{64, 512, 1518, 9000};
-  double seconds = 0.5;
+  double seconds = 0.3;
   bool json = false;
 };
 
@@ -47,7 +48,8 @@ bool pin(int cpu) {
   return ::sched_setaffinity(0, sizeof set, &set) == 0;
 }
 
-// ---- a cache line to and fro ---------------------------------------------------------------------
+// ---- a cache line to and fro
+// ---------------------------------------------------------------------
 
 /// Cycles for a line from one core to the other and back, the best of some runs.
 double round_trip(const Options& options) {
@@ -76,7 +78,8 @@ double round_trip(const Options& options) {
   return best;
 }
 
-// ---- the two-port loop, stripped -----------------------------------------------------------------
+// ---- the two-port loop, stripped
+// -----------------------------------------------------------------
 
 struct Desc {
   std::byte* data;
@@ -159,7 +162,8 @@ class StrippedLoop {
 
   void be_guest() {
     std::vector<std::byte*> free;
-    for (uint32_t i = 0; i < 4 * kRing; ++i) free.push_back(memory_ + size_t{i} * stride_ + kHeadroom);
+    for (uint32_t i = 0; i < 4 * kRing; ++i)
+      free.push_back(memory_ + size_t{i} * stride_ + kHeadroom);
     std::array<uint32_t, 2> reclaimed{};
     std::array<uint32_t, 2> received{};
     const auto send = [&](size_t port, std::byte* data) {
@@ -216,7 +220,8 @@ class StrippedLoop {
   double rate_ = 0;
 };
 
-// ---- all of it -----------------------------------------------------------------------------------
+// ---- all of it
+// -----------------------------------------------------------------------------------
 
 int measure(const Options& options) {
   if (options.cpus.size() != 2 || !pin(options.cpus[0])) {
@@ -261,8 +266,9 @@ int measure(const Options& options) {
 
 int main(int argc, char** argv) {
   pollux::bench::Options options;
-  CLI::App app("What this machine allows for a switch's work between two cores: the way of a cache\n"
-               "line, and frames that are copied once, without virtio, by several ways to copy.");
+  CLI::App app(
+      "What this machine allows for a switch's work between two cores: the way of a cache\n"
+      "line, and frames that are copied once, without virtio, by several ways to copy.");
   app.add_option("--cpus", options.cpus, "The switch's and the guest's")
       ->delimiter(',')
       ->capture_default_str();

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from support.pollux import PolluxSwitch, pollux_bin
-from support.process import HarnessError, Supervisor
+from support.process import HarnessError, Supervisor, call
 from support.switches import OvsSwitch, Switch, TestpmdSwitch, feature_names
 from support.testpmd import Testpmd, virtio_user
 from works import Work
@@ -20,12 +20,21 @@ _IN_FLIGHT = 256  # packets a direction
 _RING = 1024
 
 
-def loop_bin() -> str:
-    """The loop generator, which is built beside the program under test."""
-    path = Path(pollux_bin()).with_name("bench_loop")
+def helper(name: str) -> str:
+    """A program of the bench, which is built beside the one under test."""
+    path = Path(pollux_bin()).with_name(name)
     if not os.access(path, os.X_OK):
-        raise HarnessError(f"{path} is not there: cmake --build --preset release -t bench_loop")
+        raise HarnessError(f"{path} is not there: cmake --build --preset release -t {name}")
     return str(path)
+
+
+def limits(sizes: Sequence[int], cpus: tuple[int, int]) -> dict:
+    """What the machine allows at the moment, by bench_limit: the way of a cache line in cycles, and
+    for each size the packets a second of the best way to copy."""
+    told = json.loads(call([helper("bench_limit"), "--json", "--cpus", ",".join(map(str, cpus)),
+                            "--sizes", ",".join(map(str, sizes))], timeout=120))
+    return {"round_trip_cycles": told["round_trip_cycles"],
+            "pps": {row["size"]: max(row["mpps"].values()) * 1e6 for row in told["sizes"]}}
 
 
 def start_switch(kind: str, supervisor: Supervisor, work: Work, cpu: int,
@@ -59,13 +68,14 @@ def by_testpmd(supervisor: Supervisor, switch: Switch, work: Work, seconds: floa
              "says": {"features": sorted({feature_names(bits) for bits in generator.negotiated()}),
                       "rings": generator.ring_sizes(), "routines": sorted(generator.routines())},
              "negotiated": switch.negotiated()}
+    found["busy_cycles"] = switch.busy_cycles()
     generator.stop()
     generator.quit()
     return found
 
 
 def by_loop(supervisor: Supervisor, switch: Switch, work: Work, seconds: float, cpu: int) -> dict:
-    argv = [loop_bin(), *(switch.socket(name) for name in "ab"), "--cpu", str(cpu), "--json",
+    argv = [helper("bench_loop"), *(switch.socket(name) for name in "ab"), "--cpu", str(cpu), "--json",
             "--prompted", "--sizes", work.sizes, "--seconds", str(seconds), "--ring", str(_RING),
             "--in-flight", str(_IN_FLIGHT)]
     generator = supervisor.start(argv + ["--packed"] * work.packed + ["--touch"] * work.touch,
@@ -81,7 +91,7 @@ def by_loop(supervisor: Supervisor, switch: Switch, work: Work, seconds: float, 
              "in_flight": told["in_flight"],
              "says": {"features": [" ".join(told["features"])], "rings": [told["ring_size"]],
                       "routines": [f"buffers of {told['buffer_size']} bytes"]},
-             "negotiated": negotiated}
+             "negotiated": negotiated, "busy_cycles": switch.busy_cycles()}
     generator.send("")
     generator.wait(10)
     return found

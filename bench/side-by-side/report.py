@@ -25,10 +25,12 @@ def of(results: Iterable[dict], **keys) -> list[dict]:
     return [r for r in results if all(r.get(k) == v for k, v in keys.items())]
 
 
-def summarize(results: list[dict], works: list[Work], switches: list[str]) -> list[dict]:
+def summarize(results: list[dict], works: list[Work], switches: list[str],
+              limits: list[dict]) -> list[dict]:
     """One row for each work and switch: medians, and ratios of medians."""
     rows = []
     for work in works:
+        allowed = median(one["pps"][work.size] for one in limits) if work.size else None
         keys = {"work": work.name, "generator": work.generator}
         middles = {kind: median(r["pps"] for r in some) for kind in switches
                    if (some := of(results, switch=kind, **keys))}
@@ -40,9 +42,10 @@ def summarize(results: list[dict], works: list[Work], switches: list[str]) -> li
                 "highest_mpps": max(r["pps"] for r in some) / 1e6,
                 "gbps": median(r["bits_per_second"] for r in some) / 1e9,
                 "cycles": some[0]["tsc_hz"] / middle,
+                "busy_cycles": median(r["busy_cycles"] for r in some),
                 "generator_cycles": median(r["generator_cycles"] for r in some),
                 "to_testpmd": ratio(middle, middles.get("testpmd")),
-                "to_ovs": ratio(middle, middles.get("ovs"))})
+                "to_ovs": ratio(middle, middles.get("ovs")), "to_limit": ratio(middle, allowed)})
     return rows
 
 
@@ -54,11 +57,21 @@ def packets_table(rows: list[dict]) -> str:
     def show(value: float | None) -> str:
         return f"{value:.2f}" if value else "-"
     return table(["frames, rings", "switch", "by", "Mpps", "lowest", "highest", "Gbit/s", "cycles",
-                  "gen", "x testpmd", "x OVS"],
+                  "busy", "gen", "x testpmd", "x OVS", "of limit"],
                  [[r["work"], NAMES[r["switch"]], r["generator"], f"{r['mpps']:.3f}",
                    f"{r['lowest_mpps']:.3f}", f"{r['highest_mpps']:.3f}", f"{r['gbps']:.1f}",
-                   f"{r['cycles']:.0f}", f"{r['generator_cycles']:.0f}",
-                   show(r["to_testpmd"]), show(r["to_ovs"])] for r in rows])
+                   f"{r['cycles']:.0f}", f"{r['busy_cycles']:.0f}",
+                   f"{r['generator_cycles']:.0f}", show(r["to_testpmd"]), show(r["to_ovs"]),
+                   show(r["to_limit"])] for r in rows])
+
+
+def limits_line(limits: list[dict]) -> str:
+    """What the machine allowed, for people."""
+    trips = [one["round_trip_cycles"] for one in limits]
+    each = ", ".join(f"{size} B {median(one['pps'][size] for one in limits) / 1e6:.2f}"
+                     for size in limits[0]["pps"])
+    return (f"Limit: one copy a frame, without virtio, in Mpps: {each}; a cache line to the other "
+            f"core and back took {min(trips):.0f} to {max(trips):.0f} cycles")
 
 
 def guests_table(results: list[dict]) -> tuple[str, list[dict]]:

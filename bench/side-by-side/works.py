@@ -36,6 +36,11 @@ class Work:
         return not (self.large and switch == "ovs")
 
     @property
+    def size(self) -> int | None:
+        """Of all its frames, if that is one and they are copied as they are."""
+        return self.largest if self.sizes == str(self.largest) and not self.large else None
+
+    @property
     def packed(self) -> bool:
         return self.rings != "split"
 

@@ -79,6 +79,11 @@ class PolluxSwitch(Switch):
     def stats(self) -> dict:
         return self.ask("stats")
 
+    def busy_cycles(self) -> float:
+        workers = self.stats()["workers"]
+        return (sum(w["busy_cycles"] for w in workers) /
+                max(1, sum(w["packets"] for w in workers)))
+
     def port_infos(self) -> dict[str, dict]:
         return {port["name"]: port for port in self.ask("ports")["ports"]}
 

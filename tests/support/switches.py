@@ -67,6 +67,10 @@ class Switch:
         """What each port and its peer agreed on, as the switch tells it, for reports."""
         return {}
 
+    def busy_cycles(self) -> float:
+        """Cycles a packet since the start, without those of polls that brought nothing."""
+        raise NotImplementedError
+
     def stop(self) -> None:
         raise NotImplementedError
 
@@ -107,6 +111,9 @@ class TestpmdSwitch(Switch):
     def negotiated(self) -> dict[str, str]:
         return {p.name: feature_names(bits)
                 for p, bits in zip(self.ports, self.testpmd.negotiated())}
+
+    def busy_cycles(self) -> float:
+        return self.testpmd.cycles()[0]
 
     def stop(self) -> None:
         self.testpmd.stop()
@@ -210,6 +217,11 @@ class OvsSwitch(Switch):
             sizes = sorted(set(re.findall(r'vring_\d+_size="(\d+)"', text)))
             found[port.name] = f"{feature_names(bits)} rings {'/'.join(sizes)}"
         return found
+
+    def busy_cycles(self) -> float:
+        text = call(["ovs-appctl", "-t", self.dir / "vs.ctl", "dpif-netdev/pmd-stats-show"],
+                    env=self.env)
+        return float(re.search(r"avg processing cycles per packet: ([\d.]+)", text)[1])
 
     def stop(self) -> None:
         call(["ovs-appctl", "-t", self.dir / "vs.ctl", "exit", "--cleanup"], env=self.env,
