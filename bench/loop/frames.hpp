@@ -10,7 +10,8 @@
 
 namespace pollux::bench {
 
-/// Frames without FCS: room for IPv4, UDP or TCP, and a number; and what `gen` can make, too.
+/// Frames without FCS: room for IPv4, UDP or TCP, and a number; and the largest that can be asked
+/// for.
 inline constexpr uint32_t kMinFrame = 62;
 inline constexpr uint32_t kMaxFrame = 65535;
 /// Larger ones are TCP segments to be cut by whoever needs them smaller.

@@ -66,8 +66,8 @@ class Loop {
     }
   }
 
-  /// Takes what comes in and looks at it, as long as something does. `idle(bool came)` tells when
-  /// that is over.
+  /// Stops sending, takes what comes in and looks at it. `over(bool came)` tells when that is all;
+  /// `came`: whether something has come in since it was asked last.
   template <typename Over>
   Accounting collect(Over&& over) {
     Accounting found;
