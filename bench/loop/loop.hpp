@@ -3,7 +3,6 @@
 
 #include <algorithm>
 #include <array>
-#include <atomic>
 #include <cstdint>
 #include <cstring>
 #include <span>
@@ -23,11 +22,11 @@ struct Traffic {
   bool touch = false;               ///< read and write all of each frame
 };
 
-/// Counted since the start, by the loop's thread; read by any.
+/// Counted since the start.
 struct Counted {
-  std::array<std::atomic<uint64_t>, 2> frames{};  ///< that came in on each side
-  std::array<std::atomic<uint64_t>, 2> bytes{};
-  std::atomic<uint64_t> busy{0};  ///< ticks of turns in which something came
+  std::array<uint64_t, 2> frames{};  ///< that came in on each side
+  uint64_t bytes = 0;
+  uint64_t busy = 0;  ///< ticks of turns in which something came
 };
 
 /// What became of the frames that were on their way at the end.
@@ -62,7 +61,7 @@ class Loop {
   void turn() noexcept {
     for (size_t from = 0; from < 2; ++from) {
       const uint64_t before = read_tsc();
-      if (forward(from)) add(counted_.busy, read_tsc() - before);
+      if (forward(from)) counted_.busy += read_tsc() - before;
     }
   }
 
@@ -87,10 +86,6 @@ class Loop {
   }
 
  private:
-  static void add(std::atomic<uint64_t>& to, uint64_t count) noexcept {
-    to.store(to.load(std::memory_order_relaxed) + count, std::memory_order_relaxed);
-  }
-
   [[nodiscard]] uint32_t size_of(uint32_t number) const noexcept {
     return traffic_.sizes[number % traffic_.sizes.size()];
   }
@@ -140,8 +135,8 @@ class Loop {
     in.post();
     out.publish();
     in.publish();
-    add(counted_.frames[from], frames);
-    add(counted_.bytes[from], bytes);
+    counted_.frames[from] += frames;
+    counted_.bytes += bytes;
     return true;
   }
 

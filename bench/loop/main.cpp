@@ -116,20 +116,16 @@ template <typename Ring>
 Measured measure(Loop<Ring>& loop, const Options& options) {
   loop.begin();
   run_for(loop, options.warm);
-  const Counted& counted = loop.counted();
-  const auto read = [](const std::atomic<uint64_t>& from) {
-    return static_cast<double>(from.load());
-  };
-  const std::array frames{read(counted.frames[0]), read(counted.frames[1])};
-  const double bytes = read(counted.bytes[0]) + read(counted.bytes[1]);
-  const double busy = read(counted.busy);
+  const Counted before = loop.counted();
   const uint64_t ticks = read_tsc();
   Measured result;
   result.seconds = run_for(loop, options.seconds);
-  result.hertz = static_cast<double>(read_tsc() - ticks) / result.seconds;
-  for (size_t i = 0; i < 2; ++i) result.frames[i] = read(counted.frames[i]) - frames[i];
-  result.bytes = read(counted.bytes[0]) + read(counted.bytes[1]) - bytes;
-  result.busy = read(counted.busy) - busy;
+  const Counted& after = loop.counted();
+  const auto gained = [](uint64_t from, uint64_t to) { return static_cast<double>(to - from); };
+  result.hertz = gained(ticks, read_tsc()) / result.seconds;
+  for (size_t i = 0; i < 2; ++i) result.frames[i] = gained(before.frames[i], after.frames[i]);
+  result.bytes = gained(before.bytes, after.bytes);
+  result.busy = gained(before.busy, after.busy);
   auto last = steady_clock::now();
   result.accounting = loop.collect([&](bool came) {
     if (came) last = steady_clock::now();

@@ -23,6 +23,10 @@ constexpr unsigned kRetries = 3;
 
 bool Turn::run(const Topology& topology, const RxSource& source, uint32_t now_s,
                const RxSource* next) noexcept {
+  if (source.queue.idle != nullptr && source.queue.idle(source.queue.self)) {
+    empty_turns_.add(1);
+    return false;
+  }
   const uint64_t start = read_tsc();
   source.queue.poll(source.queue.self, burst_);
   const size_t count = burst_.size();

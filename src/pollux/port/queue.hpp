@@ -65,6 +65,10 @@ struct RxQueue {
 
   /// Asks for the cache lines that `poll` will read first. May be null.
   void (*prefetch)(void* self) noexcept = nullptr;
+
+  /// Called between turns: true when a turn would bring nothing and end nothing, so that none is
+  /// begun. Null: it can not tell.
+  bool (*idle)(void* self) noexcept = nullptr;
 };
 
 /// A queue that packets leave by. Several workers may call `send` and `flush` (ports lock

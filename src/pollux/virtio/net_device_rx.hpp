@@ -10,6 +10,7 @@
 #include "pollux/base/queue_counters.hpp"
 #include "pollux/packet/burst.hpp"
 #include "pollux/ring/device_chain.hpp"
+#include "pollux/ring/ring_error.hpp"
 #include "pollux/spec/virtio_net.hpp"
 #include "pollux/virtio/net_header.hpp"
 #include "pollux/virtio/net_offload.hpp"
@@ -51,6 +52,13 @@ class NetDeviceRx {
     accept(staged, ready, burst, counters);
     ring_.put_used(staged.heads.data(), kNothingWritten.data(), ready);
     ring_.take(ready);
+  }
+
+  /// True when there is no frame, and nothing polled that was not returned. A broken ring is not
+  /// idle: poll() is to find out.
+  [[nodiscard]] bool idle() noexcept {
+    return ring_.available(1) == 0 && !ring_.unpublished() &&
+           ring_.error() == ring::RingError::none;
   }
 
   /// Returns everything polled to the driver; true when it wants to be notified.

@@ -94,6 +94,21 @@ TEST_F(TurnTest, NothingCameInNothingHappens) {
   EXPECT_EQ(turn_.stats().empty_turns, 1u);
 }
 
+TEST_F(TurnTest, IdleQueueGetsNoTurn) {
+  Journal journal;
+  configs_[0].journal = &journal;
+  start();
+  bool (*&idle)(void*) noexcept = topology_.sources[0][0].queue.idle;
+  idle = [](void*) noexcept { return true; };
+  send(0, {test::broadcast(10)});
+  EXPECT_FALSE(run(0));
+  EXPECT_TRUE(journal.empty());
+  EXPECT_EQ(turn_.stats().empty_turns, 1u);
+  idle = [](void*) noexcept { return false; };
+  EXPECT_TRUE(run(0));
+  EXPECT_EQ(turn_.stats().turns, 1u);
+}
+
 TEST_F(TurnTest, SendersAreCompletedBeforeReceiversAreFlushed) {
   Journal journal;
   for (auto& config : configs_) config.journal = &journal;

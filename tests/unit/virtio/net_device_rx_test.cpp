@@ -98,6 +98,26 @@ TEST_F(DeviceRx, NothingThereIsNothingTaken) {
   EXPECT_EQ(image_.used_idx(), 0);
 }
 
+TEST_F(DeviceRx, IdleIsNoFrameAndNothingToReturn) {
+  EXPECT_TRUE(rx_.idle());
+  send(pattern(60));
+  EXPECT_FALSE(rx_.idle());
+  Burst burst(pool_.cache());
+  rx_.poll(burst, counters_);
+  EXPECT_EQ(burst.size(), 1u);
+  EXPECT_FALSE(rx_.idle()) << "the frame is to be returned";
+  burst.clear();
+  (void)rx_.complete();
+  EXPECT_TRUE(rx_.idle());
+}
+
+TEST_F(DeviceRx, BrokenRingIsNotIdle) {
+  image_.avail_idx(65);
+  EXPECT_FALSE(rx_.idle()) << "a poll is to find out";
+  EXPECT_TRUE(receive().empty());
+  EXPECT_FALSE(rx_.idle());
+}
+
 TEST_F(DeviceRx, HeadIsPrivateAndTailIsBorrowed) {
   const Bytes small = pattern(Packet::kHeadCapacity, 1);
   const Bytes large = pattern(Packet::kHeadCapacity + 1, 2);

@@ -24,6 +24,7 @@ struct RxOf final : LiveRx {
     note(queue.ring().error());
   }
   void prefetch() const noexcept override { queue.ring().prefetch_available(); }
+  bool idle() noexcept override { return queue.idle(); }
   bool show() noexcept override { return queue.show(); }
   bool notification_wanted() noexcept override { return queue.notification_wanted(); }
   bool arm() noexcept override { return queue.arm(); }

@@ -65,6 +65,8 @@ struct LiveRx : LiveRing {
   virtual void poll(Burst& burst, QueueCounters& counters) noexcept = 0;
   /// Asks for the cache lines that `poll` will read first.
   virtual void prefetch() const noexcept = 0;
+  /// See virtio::NetDeviceRx::idle.
+  [[nodiscard]] virtual bool idle() noexcept = 0;
   /// Returns everything polled; true when there was something. Behind a full fence
   /// notification_wanted() tells whether the driver wants to be notified.
   [[nodiscard]] virtual bool show() noexcept = 0;

@@ -65,6 +65,14 @@ void poll(void* self, Burst& burst) noexcept {
   }
 }
 
+/// A disabled ring's packets are discarded by a turn, hence it is not idle.
+bool idle(void* self) noexcept {
+  const auto& slot = *static_cast<RxSlot*>(self);
+  if (slot.announce.load(std::memory_order_relaxed) != 0) return false;
+  LiveRx* live = slot.live.load();
+  return live == nullptr || (live->enabled() && live->idle());
+}
+
 void prefetch(void* self) noexcept {
   if (const LiveRx* live = static_cast<RxSlot*>(self)->live.load(); live != nullptr) {
     live->prefetch();
@@ -224,7 +232,7 @@ void flush(void* self) noexcept {
 }  // namespace
 
 RxQueue RxSlot::handle() noexcept {
-  return {this, poll, complete, &counters, arm, disarm, large, show, notify, prefetch};
+  return {this, poll, complete, &counters, arm, disarm, large, show, notify, prefetch, idle};
 }
 
 TxQueue TxSlot::handle() noexcept {
