@@ -169,6 +169,10 @@ struct Guest {
       const RxQueue& queue = static_cast<Hooked<RxQueue>*>(self)->queue;
       queue.prefetch(queue.self);
     };
+    queue.idle = [](void* self) noexcept {
+      const RxQueue& queue = static_cast<Hooked<RxQueue>*>(self)->queue;
+      return queue.idle(queue.self);
+    };
     return queue;
   }
   TxQueue sink(size_t i) {
