@@ -2,7 +2,6 @@
 // bench_loop: two front ends that send each other's frames through a switch, for ever; see README.
 #include <fmt/format.h>
 #include <fmt/ranges.h>
-#include <sched.h>
 
 #include <algorithm>
 #include <array>
@@ -19,6 +18,7 @@
 #include "apps/traffic/pattern.hpp"
 #include "bench/loop/attachment.hpp"
 #include "bench/loop/loop.hpp"
+#include "pollux/base/pin.hpp"
 #include "pollux/ring/packed_driver_ring.hpp"
 #include "pollux/ring/split_driver_ring.hpp"
 #include "pollux/virtio/feature_names.hpp"
@@ -218,13 +218,6 @@ Result<bool> run(const Options& options) {
   return run<ring::SplitDriverRing<>>(options, *plan, **pool, attachments);
 }
 
-bool pin(int cpu) {
-  cpu_set_t set;
-  CPU_ZERO(&set);
-  CPU_SET(cpu, &set);
-  return ::sched_setaffinity(0, sizeof set, &set) == 0;
-}
-
 }  // namespace
 }  // namespace pollux::bench
 
@@ -260,9 +253,11 @@ int main(int argc, char** argv) {
   app.add_flag("--prompted", options.prompted,
                "Wait for a line before the traffic begins, and for one before the ports detach");
   CLI11_PARSE(app, argc, argv);
-  if (options.cpu >= 0 && !pollux::bench::pin(options.cpu)) {
-    fmt::print(stderr, "bench_loop: no CPU {} here\n", options.cpu);
-    return 2;
+  if (options.cpu >= 0) {
+    if (const auto pinned = pollux::pin_this_thread(options.cpu); !pinned) {
+      fmt::print(stderr, "bench_loop: {}\n", pinned.error().what);
+      return 2;
+    }
   }
   const auto whole = pollux::bench::run(options);
   if (!whole) {

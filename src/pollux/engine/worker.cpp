@@ -10,6 +10,7 @@
 #include <chrono>
 #include <future>
 
+#include "pollux/base/pin.hpp"
 #include "pollux/base/quiet_thread.hpp"
 #include "pollux/base/tsc.hpp"
 
@@ -26,16 +27,6 @@ constexpr uint64_t kRoundsPerClock = 256;
 uint32_t seconds(const Clock& clock) {
   return static_cast<uint32_t>(
       std::chrono::duration_cast<std::chrono::seconds>(clock.now()).count());
-}
-
-Status pin(int cpu) {
-  cpu_set_t set;
-  CPU_ZERO(&set);
-  CPU_SET(static_cast<size_t>(cpu), &set);
-  if (const int err = pthread_setaffinity_np(pthread_self(), sizeof set, &set); err != 0) {
-    return fail_errno(err, fmt::format("can not run a worker on CPU {}", cpu));
-  }
-  return {};
 }
 
 }  // namespace
@@ -56,7 +47,7 @@ Status Worker::start() {
   std::promise<Status> started;
   thread_ = start_quiet_thread([this, &started] {
     pthread_setname_np(pthread_self(), fmt::format("pollux-{}", config_.index).c_str());
-    Status pinned = config_.cpu >= 0 ? pin(config_.cpu) : Status{};
+    Status pinned = config_.cpu >= 0 ? pin_this_thread(config_.cpu) : Status{};
     const bool good = pinned.has_value();
     started.set_value(std::move(pinned));
     if (good) run();
