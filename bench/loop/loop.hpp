@@ -14,14 +14,6 @@
 
 namespace pollux::bench {
 
-/// What the frames are.
-struct Traffic {
-  std::vector<uint32_t> sizes{64};  ///< in turn
-  uint32_t in_flight = 256;         ///< frames on their way, each direction
-  uint32_t macs = 1;                ///< addresses on each side
-  bool touch = false;               ///< read and write all of each frame
-};
-
 /// Counted since the start.
 struct Counted {
   std::array<uint64_t, 2> frames{};  ///< that came in on each side
@@ -42,7 +34,10 @@ template <typename Ring>
 class Loop {
  public:
   Loop(Side<Ring>& a, Side<Ring>& b, Buffers& buffers, const Traffic& traffic)
-      : sides_{&a, &b}, buffers_(buffers), traffic_(traffic) {}
+      : sides_{&a, &b},
+        buffers_(buffers),
+        traffic_(traffic),
+        varied_(traffic.macs > 1 || traffic.flows > 1) {}
 
   [[nodiscard]] const Counted& counted() const noexcept { return counted_; }
   [[nodiscard]] bool broken() const noexcept { return sides_[0]->broken() || sides_[1]->broken(); }
@@ -146,7 +141,7 @@ class Loop {
     // 5.1.6.2.1: num_buffers is 0, and DATA_VALID is the device's to say.
     hdr.num_buffers = 0;
     if (hdr.flags != 0) hdr.flags &= spec::VIRTIO_NET_HDR_F_NEEDS_CSUM;
-    if (traffic_.macs > 1) address_frame(frame[0].buffer, by);
+    if (varied_) address_frame(frame[0].buffer, by);
     uint32_t size = 0;
     for (const Piece& piece : frame) {
       size += piece.len;
@@ -155,22 +150,13 @@ class Loop {
     return size - static_cast<uint32_t>(spec::kNetHdrSize);
   }
 
-  /// MAC addresses of the next pair: 02:0a:... on the first side, 02:0b:... on the second.
+  /// Addresses of the next pair, and the next flow.
   void address_frame(BufferIndex buffer, size_t by) noexcept {
-    uint8_t* const to = reinterpret_cast<uint8_t*>(buffers_.start(buffer)) + spec::kNetHdrSize;
-    uint32_t& next = next_mac_[by];
-    const auto put = [&](uint8_t* at, size_t side) {
-      const std::array<uint8_t, 6> mac{0x02,
-                                       static_cast<uint8_t>(side == 0 ? 0x0a : 0x0b),
-                                       0,
-                                       static_cast<uint8_t>(next >> 16),
-                                       static_cast<uint8_t>(next >> 8),
-                                       static_cast<uint8_t>(next)};
-      std::memcpy(at, mac.data(), mac.size());
-    };
-    put(to, 1 - by);
-    put(to + 6, by);
-    if (++next == traffic_.macs) next = 0;
+    std::byte* const frame = buffers_.start(buffer) + spec::kNetHdrSize;
+    put_macs(frame, by, next_mac_[by]);
+    if (++next_mac_[by] == traffic_.macs) next_mac_[by] = 0;
+    put_flow(frame, next_flow_[by]);
+    if (++next_flow_[by] == traffic_.flows) next_flow_[by] = 0;
   }
 
   /// What a guest that sums and fills payload does to cache lines.
@@ -192,7 +178,8 @@ class Loop {
       buffers_.give_back(piece.buffer);
     }
     const uint32_t number = number_of(frame);
-    if (number >= seen.size() || seen[number] || !is_whole(frame, number, size_of(number))) {
+    if (number >= seen.size() || seen[number] ||
+        !is_whole(frame, number, size_of(number), traffic_.flows)) {
       ++found.corrupt;
       return;
     }
@@ -205,6 +192,8 @@ class Loop {
   Traffic traffic_;
   Counted counted_;
   std::array<uint32_t, 2> next_mac_{};
+  std::array<uint32_t, 2> next_flow_{};
+  bool varied_;
   uint64_t sum_ = 0;
   SharedAccess access_;
 };

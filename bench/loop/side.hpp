@@ -80,6 +80,10 @@ class Side {
         sent_(tx_.size()) {}
 
   [[nodiscard]] bool broken() const noexcept { return rx_.broken() || tx_.broken(); }
+  /// What was negotiated.
+  [[nodiscard]] uint64_t features() const { return attachment_.features(); }
+  /// Frames of one buffer that can be sent before the switch has returned any.
+  [[nodiscard]] uint32_t room() const noexcept { return tx_.free_descriptors(); }
 
   /// Fills the receiveq.
   void post() noexcept {

@@ -1,0 +1,87 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <chrono>
+#include <thread>
+
+#include "bench/loop/report.hpp"
+#include "pollux/base/tsc.hpp"
+
+namespace pollux::bench {
+
+using Seconds = std::chrono::duration<double>;
+/// Nothing more is waited for when nothing has come for so long.
+inline constexpr auto kSilence = std::chrono::milliseconds(200);
+/// From one turn to the next: far more than a turn takes.
+inline constexpr Seconds kStall{20e-6};
+
+/// Runs turns for so long; how long that was.
+template <typename Generator>
+double run_for(Generator& generator, double seconds) {
+  const auto begin = std::chrono::steady_clock::now();
+  double passed = 0;
+  while (passed < seconds && !generator.broken()) {
+    for (int turn = 0; turn < 1000; ++turn) generator.turn();
+    passed = Seconds(std::chrono::steady_clock::now() - begin).count();
+  }
+  return passed;
+}
+
+/// Says when nothing has come for kSilence; asked again and again.
+class Silence {
+ public:
+  bool operator()(bool came) {
+    const auto now = std::chrono::steady_clock::now();
+    if (came) last_ = now;
+    return now - last_ > kSilence;
+  }
+
+ private:
+  std::chrono::steady_clock::time_point last_ = std::chrono::steady_clock::now();
+};
+
+/// Ticks a second.
+inline double measure_hertz() {
+  const auto begin = std::chrono::steady_clock::now();
+  const uint64_t ticks = read_tsc();
+  std::this_thread::sleep_for(std::chrono::milliseconds(50));
+  const auto gained = static_cast<double>(read_tsc() - ticks);
+  return gained / Seconds(std::chrono::steady_clock::now() - begin).count();
+}
+
+template <typename Ring>
+LoopResult measure(Loop<Ring>& loop, const Options& options) {
+  loop.begin();
+  run_for(loop, options.warm);
+  const Counted before = loop.counted();
+  const uint64_t ticks = read_tsc();
+  LoopResult result;
+  result.seconds = run_for(loop, options.seconds);
+  const Counted& after = loop.counted();
+  const auto gained = [](uint64_t from, uint64_t to) { return static_cast<double>(to - from); };
+  result.hertz = gained(ticks, read_tsc()) / result.seconds;
+  for (size_t i = 0; i < 2; ++i) result.frames[i] = gained(before.frames[i], after.frames[i]);
+  result.bytes = gained(before.bytes, after.bytes);
+  result.busy = gained(before.busy, after.busy);
+  result.accounting = loop.collect(Silence());
+  return result;
+}
+
+/// `hertz`: measure_hertz(), by which the loop was made.
+template <typename Ring>
+PacedResult measure(Paced<Ring>& paced, double hertz, const Options& options) {
+  run_for(paced, options.warm);
+  paced.begin_window();
+  PacedResult result;
+  result.hertz = hertz;
+  result.seconds = run_for(paced, options.seconds);
+  for (Silence over; !over(paced.drain());) {
+    const Passage& so_far = paced.passage();
+    if (so_far.received == so_far.sent) break;
+  }
+  result.passage = paced.passage();
+  result.window = paced.window();
+  return result;
+}
+
+}  // namespace pollux::bench
