@@ -14,6 +14,7 @@
 #include "pollux/spec/vhost_user.hpp"
 #include "pollux/spec/virtio.hpp"
 #include "pollux/spec/virtio_net.hpp"
+#include "pollux/vhost/ring_layout.hpp"
 #include "pollux/virtio/feature_names.hpp"
 
 namespace pollux::bench {
@@ -97,8 +98,7 @@ Status Attachment::start() {
   const bool packed = (features_ & VIRTIO_F_RING_PACKED) != 0;
   for (uint16_t ring = 0; ring < 2; ++ring) {
     if (auto ok = frontend_.set_vring_num(ring, ring_size_); !ok) return ok;
-    // A packed ring's wrap counters start at 1 (2.8.1), in bit 15 and 31.
-    if (auto ok = frontend_.set_vring_base(ring, packed ? 0x80008000U : 0); !ok) return ok;
+    if (auto ok = frontend_.set_vring_base(ring, vhost::initial_ring_base(packed)); !ok) return ok;
     if (auto ok = frontend_.set_vring_addr(ring, memory_.addresses(ring)); !ok) return ok;
     if (auto ok = frontend_.set_vring_call(ring, call_[ring].get()); !ok) return ok;
     if (auto ok = frontend_.set_vring_kick(ring, kick_[ring].get()); !ok) return ok;
