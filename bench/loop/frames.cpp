@@ -115,7 +115,7 @@ void put_macs(std::byte* frame, size_t by, uint32_t mac) noexcept {
     const std::array<uint8_t, MacAddress::kSize> address{
         0x02,
         static_cast<uint8_t>(side == 0 ? 0x0a : 0x0b),
-        0,
+        static_cast<uint8_t>(mac >> 24),
         static_cast<uint8_t>(mac >> 16),
         static_cast<uint8_t>(mac >> 8),
         static_cast<uint8_t>(mac)};
@@ -123,6 +123,20 @@ void put_macs(std::byte* frame, size_t by, uint32_t mac) noexcept {
   };
   put_mac(frame, 1 - by);
   put_mac(frame + MacAddress::kSize, by);
+}
+
+bool is_for(const std::byte* frame, size_t at, const Traffic& traffic) noexcept {
+  const auto part = [frame](size_t i) { return std::to_integer<uint32_t>(frame[i]); };
+  const uint32_t mac = part(2) << 24 | part(3) << 16 | part(4) << 8 | part(5);
+  return part(0) == 0x02 && part(1) == (at == 0 ? 0x0a : 0x0b) &&
+         mac - traffic.first_mac < traffic.macs;
+}
+
+std::vector<std::byte> make_announcement(size_t by, const Traffic& traffic) {
+  std::vector<std::byte> frame = make_frame(~uint32_t{0}, kMinFrame);
+  put_macs(frame.data(), by, traffic.first_mac);
+  std::fill_n(frame.begin(), MacAddress::kSize, std::byte{0xff});
+  return frame;
 }
 
 void put_flow(std::byte* frame, uint32_t flow) noexcept {

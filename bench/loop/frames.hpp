@@ -25,18 +25,26 @@ inline constexpr uint32_t kMaxFlows = 1 << 24;
 struct Traffic {
   std::vector<uint32_t> sizes{64};  ///< in turn
   uint32_t in_flight = 256;         ///< frames on their way at most, each direction
+  uint32_t first_mac = 0;           ///< pair of addresses to begin with
   uint32_t macs = 1;                ///< addresses on each side, in turn
   uint32_t flows = 1;               ///< of each direction, in turn; at most kMaxFlows
   bool touch = false;               ///< read and write all of each frame
+  bool shared = false;              ///< there may be frames that are not for us
 };
 
 /// A frame that can be told from all others: UDP over IPv4, or a large TCP segment, of flow 0, with
 /// a number and bytes that follow from it. `size`: kMinFrame to kMaxFrame.
 [[nodiscard]] std::vector<std::byte> make_frame(uint32_t number, uint32_t size);
 
-/// MAC addresses of pair `mac` (below 2^24) for a frame that side `by` (0 or 1) sends:
+/// MAC addresses of pair `mac` for a frame that side `by` (0 or 1) sends:
 /// 02:0a:... is on the first side, 02:0b:... on the second.
 void put_macs(std::byte* frame, size_t by, uint32_t mac) noexcept;
+
+/// Whether side `at` has the frame's destination address.
+[[nodiscard]] bool is_for(const std::byte* frame, size_t at, const Traffic& traffic) noexcept;
+
+/// A broadcast frame from the first address of side `by`, which tells a switch where that is.
+[[nodiscard]] std::vector<std::byte> make_announcement(size_t by, const Traffic& traffic);
 
 /// IP addresses and ports of flow `flow`; the checksums stay right.
 void put_flow(std::byte* frame, uint32_t flow) noexcept;

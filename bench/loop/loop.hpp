@@ -25,7 +25,8 @@ struct Counted {
 struct Accounting {
   uint32_t whole = 0;
   uint32_t lost = 0;
-  uint32_t corrupt = 0;  ///< bytes that are not those sent, or a frame that was there already
+  /// Bytes that are not those sent, a frame that was there already, or one too many for the rings.
+  uint32_t corrupt = 0;
 };
 
 /// Sends on each side what comes in on the other, for ever: nothing is made, copied or lost, so
@@ -60,19 +61,20 @@ class Loop {
     }
   }
 
-  /// Stops sending, takes what comes in and looks at it. `over(bool came)` tells when that is all;
-  /// `came`: whether something has come in since it was asked last.
+  /// Stops sending, takes what comes in and looks at it. `over(bool came, bool complete)` tells
+  /// when that is all. `came`: something has come in since it was asked last; `complete`: none is
+  /// missing.
   template <typename Over>
   Accounting collect(Over&& over) {
-    Accounting found;
+    Accounting found{.corrupt = surplus_};
     std::vector<bool> seen(size_t{2} * traffic_.in_flight);
-    for (bool came = true; !over(came);) {
+    for (bool came = true; !over(came, found.whole == seen.size());) {
       came = false;
-      for (Side<Ring>* side : sides_) {
-        side->fetch();
-        for (auto frame = side->next(); !frame.empty(); frame = side->next()) {
+      for (size_t at = 0; at < 2; ++at) {
+        sides_[at]->fetch();
+        for (auto frame = sides_[at]->next(); !frame.empty(); frame = sides_[at]->next()) {
           came = true;
-          look(frame, seen, found);
+          if (!passed_over(frame, at)) look(frame, seen, found);
         }
       }
     }
@@ -86,23 +88,9 @@ class Loop {
   }
 
   void send_new(uint32_t number, size_t from) noexcept {
-    const std::vector<std::byte> frame = make_frame(number, size_of(number));
-    const spec::virtio_net_hdr hdr = header_for(size_of(number));
-    std::array<Piece, Side<Ring>::kFetch> pieces;
-    size_t count = 0;
-    size_t at = 0;
-    while (at != frame.size()) {
-      const BufferIndex buffer = buffers_.take();
-      const uint32_t before = count == 0 ? spec::kNetHdrSize : 0;
-      const auto len =
-          static_cast<uint32_t>(std::min<size_t>(frame.size() - at, buffers_.size() - before));
-      if (count == 0) std::memcpy(buffers_.start(buffer), &hdr, spec::kNetHdrSize);
-      std::memcpy(buffers_.start(buffer) + before, frame.data() + at, len);
-      pieces[count++] = {buffer, before + len};
-      at += len;
-    }
-    address_frame(pieces[0].buffer, from);
-    sides_[from]->send({pieces.data(), count});
+    std::vector<std::byte> frame = make_frame(number, size_of(number));
+    address_frame(frame.data(), from);
+    sides_[from]->send_copy(frame, header_for(size_of(number)));
   }
 
   /// The frames that came in on one side go out again on the other. False when there were none.
@@ -115,18 +103,21 @@ class Loop {
     uint32_t single = 0;
     uint64_t frames = 0;
     uint64_t bytes = 0;
+    bool came = false;
     for (auto frame = in.next(); !frame.empty(); frame = in.next()) {
+      came = true;
+      if (passed_over(frame, from)) continue;
       ++frames;
       bytes += prepare(frame, 1 - from);
       if (frame.size() == 1) [[likely]] {
         singles[single++] = frame[0];
         if (single < singles.size()) continue;
       }
-      out.send_singles(singles.data(), std::exchange(single, 0));
+      send_singles(out, singles.data(), std::exchange(single, 0));
       if (frame.size() != 1) out.send(frame);
     }
-    if (frames == 0) return false;
-    out.send_singles(singles.data(), single);
+    if (!came) return false;
+    send_singles(out, singles.data(), single);
     in.post();
     out.publish();
     in.publish();
@@ -135,13 +126,29 @@ class Loop {
     return true;
   }
 
+  [[nodiscard]] std::byte* bytes_of(const Piece& first) const noexcept {
+    return buffers_.start(first.buffer) + spec::kNetHdrSize;
+  }
+
+  /// Drops a frame that came in on side `at` and is not for it, where there may be such.
+  bool passed_over(std::span<const Piece> frame, size_t at) noexcept {
+    if (!traffic_.shared || is_for(bytes_of(frame[0]), at, traffic_)) [[likely]]
+      return false;
+    for (const Piece& piece : frame) buffers_.give_back(piece.buffer);
+    return true;
+  }
+
+  void send_singles(Side<Ring>& out, const Piece* frames, uint32_t count) noexcept {
+    surplus_ += count - out.send_singles(frames, count);
+  }
+
   /// Makes a received frame one to be sent by side `by`; returns its size.
   uint32_t prepare(std::span<const Piece> frame, size_t by) noexcept {
     spec::virtio_net_hdr& hdr = sides_[by]->header(frame[0].buffer);
     // 5.1.6.2.1: num_buffers is 0, and DATA_VALID is the device's to say.
     hdr.num_buffers = 0;
     if (hdr.flags != 0) hdr.flags &= spec::VIRTIO_NET_HDR_F_NEEDS_CSUM;
-    if (varied_) address_frame(frame[0].buffer, by);
+    if (varied_) address_frame(bytes_of(frame[0]), by);
     uint32_t size = 0;
     for (const Piece& piece : frame) {
       size += piece.len;
@@ -151,9 +158,8 @@ class Loop {
   }
 
   /// Addresses of the next pair, and the next flow.
-  void address_frame(BufferIndex buffer, size_t by) noexcept {
-    std::byte* const frame = buffers_.start(buffer) + spec::kNetHdrSize;
-    put_macs(frame, by, next_mac_[by]);
+  void address_frame(std::byte* frame, size_t by) noexcept {
+    put_macs(frame, by, traffic_.first_mac + next_mac_[by]);
     if (++next_mac_[by] == traffic_.macs) next_mac_[by] = 0;
     put_flow(frame, next_flow_[by]);
     if (++next_flow_[by] == traffic_.flows) next_flow_[by] = 0;
@@ -194,6 +200,7 @@ class Loop {
   std::array<uint32_t, 2> next_mac_{};
   std::array<uint32_t, 2> next_flow_{};
   bool varied_;
+  uint32_t surplus_ = 0;
   uint64_t sum_ = 0;
   SharedAccess access_;
 };

@@ -84,6 +84,10 @@ Result<bool> run(const Options& options, const Plan& plan, const Pool& pool,
     side->post();
     side->publish();
   }
+  for (size_t by = 0; by < 2 && plan.traffic.shared; ++by) {
+    sides[by]->send_copy(make_announcement(by, plan.traffic), {});
+    sides[by]->publish();
+  }
   if (options.prompted) await_line();
   const bool good = options.rate > 0 ? at_rate(options, plan, *sides[0], *sides[1], buffers)
                                      : in_a_loop(options, plan, *sides[0], *sides[1], buffers);
@@ -131,6 +135,10 @@ int main(int argc, char** argv) {
       ->capture_default_str();
   app.add_flag("--packed", options.packed, "Packed rings, used in order; else split ones");
   app.add_flag("--touch", options.touch, "Read and write all of each frame, as a guest would");
+  app.add_flag(
+      "--shared", options.shared,
+      "Others send through the same switch: tell it first where our first addresses are, and "
+      "pass over frames that are not for us");
   app.add_option("--ring", options.ring_size, "Entries of each ring")
       ->check(CLI::Range(64, 32768))
       ->capture_default_str();
@@ -142,6 +150,9 @@ int main(int argc, char** argv) {
       ->capture_default_str();
   app.add_option("--macs", options.macs, "MAC addresses on each side, in turn")
       ->check(CLI::Range(1, 1 << 24))
+      ->capture_default_str();
+  app.add_option("--first-mac", options.first_mac,
+                 "Number of the first of them: several of this on one switch want different ones")
       ->capture_default_str();
   app.add_option("--flows", options.flows,
                  "Flows of each direction, in turn: other IP addresses and ports, the same MACs")

@@ -49,8 +49,8 @@ class Paced {
         uint64_t stall)
       : sides_{&a, &b},
         buffers_(buffers),
+        traffic_(traffic),
         frames_(traffic),
-        most_(traffic.in_flight),
         interval_(interval),
         stall_(stall),
         begin_(read_tsc()),
@@ -111,12 +111,13 @@ class Paced {
   /// A frame from side `by` is there.
   void take(std::span<const Piece> pieces, uint16_t by, uint64_t now) noexcept {
     const Piece& piece = pieces[0];
-    const std::byte* const start = buffers_.start(piece.buffer);
-    const auto stamp =
-        pieces.size() == 1 && piece.len > spec::kNetHdrSize
-            ? frames_.read({start + spec::kNetHdrSize, piece.len - spec::kNetHdrSize}, by)
-            : std::nullopt;
+    const std::byte* const bytes = buffers_.start(piece.buffer) + spec::kNetHdrSize;
+    const bool ours = !traffic_.shared || is_for(bytes, 1 - size_t{by}, traffic_);
+    const auto stamp = pieces.size() == 1 && piece.len > spec::kNetHdrSize
+                           ? frames_.read({bytes, piece.len - spec::kNetHdrSize}, by)
+                           : std::nullopt;
     for (const Piece& each : pieces) buffers_.give_back(each.buffer);
+    if (!ours) return;
     if (!stamp || stamp->sequence >= next_[by]) {
       ++passage_.corrupt;
     } else {
@@ -141,7 +142,7 @@ class Paced {
     uint64_t now = read_tsc();
     for (uint32_t n = 0; due_ <= now; ++n) {
       if (n == Side<Ring>::kBurst) return;  // and look first whether something has come
-      if (next_[turn_] - arrived_[turn_] >= most_ || !send_one(turn_)) {
+      if (next_[turn_] - arrived_[turn_] >= traffic_.in_flight || !send_one(turn_)) {
         held_ = true;
         return;
       }
@@ -177,8 +178,8 @@ class Paced {
 
   std::array<Side<Ring>*, 2> sides_;
   Buffers& buffers_;
+  Traffic traffic_;
   StampedFrames frames_;
-  uint32_t most_;  // on their way, each direction
   double interval_;
   uint64_t stall_;
   Passage passage_;

@@ -44,7 +44,13 @@ Result<Plan> make_plan(const Options& options) {
                  .large = largest > kMaxPlainFrame,
                  .ring_size = options.ring_size,
                  .chain = pieces};
-  plan.traffic = {mix->sizes, options.in_flight, options.macs, options.flows, options.touch};
+  plan.traffic = {.sizes = mix->sizes,
+                  .in_flight = options.in_flight,
+                  .first_mac = options.first_mac,
+                  .macs = options.macs,
+                  .flows = options.flows,
+                  .touch = options.touch,
+                  .shared = options.shared};
   // All frames of one direction fit into the other side's receiveq, with some room.
   const uint32_t most = options.ring_size * 3 / 4 / pieces;
   plan.traffic.in_flight = std::clamp(plan.traffic.in_flight, 1U, std::max(most, 1U));

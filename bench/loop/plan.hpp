@@ -17,10 +17,12 @@ struct Options {
   std::string sizes = "64";
   bool packed = false;
   bool touch = false;
+  bool shared = false;
   bool json = false;
   bool prompted = false;
   uint32_t ring_size = 1024;
   uint32_t in_flight = 256;
+  uint32_t first_mac = 0;
   uint32_t macs = 1;
   uint32_t flows = 1;
   double rate = 0;  ///< frames a second, both directions together; 0: round and round

@@ -128,12 +128,15 @@ class Side {
     return pieces;
   }
 
-  /// Sends frames of one buffer each. There is room, for no more frames are on their way than fit.
-  void send_singles(const Piece* frames, uint32_t count) noexcept {
-    tx_.add_readable(count, [=, this](size_t i, uint16_t id) {
+  /// Sends frames of one buffer each, and returns how many. The others are dropped; there are none
+  /// unless the switch delivers more than it was given.
+  uint32_t send_singles(const Piece* frames, uint32_t count) noexcept {
+    const size_t sent = tx_.add_readable(count, [=, this](size_t i, uint16_t id) {
       sent_[id] = frames[i].buffer;
       return ring::DriverBuffer{address(frames[i].buffer), frames[i].len};
     });
+    for (size_t i = sent; i < count; ++i) buffers_.give_back(frames[i].buffer);
+    return static_cast<uint32_t>(sent);
   }
 
   /// Sends one frame of several.
@@ -149,6 +152,24 @@ class Side {
     } else {
       sent_[id] = pieces[0].buffer;
     }
+  }
+
+  /// Copies a frame into buffers of its own and sends it.
+  void send_copy(std::span<const std::byte> frame, const spec::virtio_net_hdr& hdr) noexcept {
+    std::array<Piece, kFetch> pieces;
+    size_t count = 0;
+    size_t at = 0;
+    while (at != frame.size()) {
+      const BufferIndex buffer = buffers_.take();
+      const uint32_t before = count == 0 ? spec::kNetHdrSize : 0;
+      const auto len =
+          static_cast<uint32_t>(std::min<size_t>(frame.size() - at, buffers_.size() - before));
+      if (count == 0) std::memcpy(buffers_.start(buffer), &hdr, spec::kNetHdrSize);
+      std::memcpy(buffers_.start(buffer) + before, frame.data() + at, len);
+      pieces[count++] = {buffer, before + len};
+      at += len;
+    }
+    send({pieces.data(), count});
   }
 
   /// Shows the switch what was sent and what was posted.

@@ -6,7 +6,10 @@
 namespace pollux::bench {
 
 StampedFrames::StampedFrames(const Traffic& traffic)
-    : sizes_(traffic.sizes), macs_(traffic.macs), flows_(traffic.flows) {
+    : sizes_(traffic.sizes),
+      first_mac_(traffic.first_mac),
+      macs_(traffic.macs),
+      flows_(traffic.flows) {
   for (const uint32_t size : sizes_) {
     const std::vector<std::byte> frame = make_frame(0, size);
     std::memcpy(headers_.emplace_back().data(), frame.data(), kStampAt);
@@ -15,7 +18,7 @@ StampedFrames::StampedFrames(const Traffic& traffic)
 
 void StampedFrames::put_headers(std::byte* to, uint16_t by, uint64_t number) const noexcept {
   std::memcpy(to, headers_[kind(number)].data(), kStampAt);
-  put_macs(to, by, static_cast<uint32_t>(number % macs_));
+  put_macs(to, by, first_mac_ + static_cast<uint32_t>(number % macs_));
   put_flow(to, static_cast<uint32_t>(number % flows_));
 }
 

@@ -42,6 +42,7 @@ class StampedFrames {
 
   std::vector<uint32_t> sizes_;
   std::vector<Headers> headers_;  // for each of sizes_
+  uint32_t first_mac_;
   uint32_t macs_;
   uint32_t flows_;
   apps::Filling filling_{1};

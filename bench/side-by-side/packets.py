@@ -75,9 +75,19 @@ def by_testpmd(supervisor: Supervisor, switch: Switch, work: Work, seconds: floa
 
 
 def by_loop(supervisor: Supervisor, switch: Switch, work: Work, seconds: float, cpu: int) -> dict:
+    told = run_loop(supervisor, switch, work, seconds, cpu)
+    return {"rates": told["pps_each"], "bits_per_second": told["bits_per_second"],
+            "generator_cycles": told["generator_cycles"],
+            **{key: told[key] for key in ("tsc_hz", "in_flight", "says", "negotiated", "busy_cycles")}}
+
+
+def run_loop(supervisor: Supervisor, switch: Switch, work: Work, seconds: float, cpu: int,
+             *arguments: str) -> dict:
+    """What bench_loop tells, what it says of itself ("says"), and the switch of both. A frame that is
+    lost or not as it was is an error."""
     argv = [helper("bench_loop"), *(switch.socket(name) for name in "ab"), "--cpu", str(cpu), "--json",
             "--prompted", "--sizes", work.sizes, "--seconds", str(seconds), "--ring", str(_RING),
-            "--in-flight", str(_IN_FLIGHT)]
+            "--in-flight", str(_IN_FLIGHT), *arguments]
     generator = supervisor.start(argv + ["--packed"] * work.packed + ["--touch"] * work.touch,
                                  name="generator")
     switch.wait_attached()
@@ -86,15 +96,12 @@ def by_loop(supervisor: Supervisor, switch: Switch, work: Work, seconds: float, 
     told = json.loads(generator.wait_for(r"^\{.*\}$", seconds + 30)[0])
     if told["lost"] or told["corrupt"]:
         raise HarnessError(f"{told['lost']} frames lost, {told['corrupt']} corrupt")
-    found = {"rates": told["pps_each"], "bits_per_second": told["bits_per_second"],
-             "generator_cycles": told["generator_cycles"], "tsc_hz": told["tsc_hz"],
-             "in_flight": told["in_flight"],
-             "says": {"features": [" ".join(told["features"])], "rings": [told["ring_size"]],
-                      "routines": [f"buffers of {told['buffer_size']} bytes"]},
-             "negotiated": negotiated, "busy_cycles": switch.busy_cycles()}
+    busy = switch.busy_cycles()
     generator.send("")
     generator.wait(10)
-    return found
+    return {**told, "negotiated": negotiated, "busy_cycles": busy,
+            "says": {"features": [" ".join(told["features"])], "rings": [told["ring_size"]],
+                     "routines": [f"buffers of {told['buffer_size']} bytes"]}}
 
 
 def measure(kind: str, work: Work, seconds: float, cpus: tuple[int, int],
