@@ -10,7 +10,7 @@ from pathlib import Path
 
 # The first pattern that a function of the stack matches, from the innermost function outwards.
 _BY_FUNCTION = [
-    ("forwarding table", r"stage::learn|stage::forward|Fdb::|stage::.*decide|prefetch_sources"),
+    ("forwarding table", r"stage::forward|Addresses::|Fdb::|stage::.*decide"),
     ("parse", r"stage::parse|ensure_parsed|parse_headers"),
     ("addresses", r"PeerView::(translate|Window)|PeerMemory::"),
     ("available index, heads", r"Ring<.*::(available|heads|head|look|find_chain|read_available)\("),

@@ -8,7 +8,6 @@
 #include "pollux/packet/tx_offloads.hpp"
 #include "pollux/stage/flood.hpp"
 #include "pollux/stage/forward.hpp"
-#include "pollux/stage/learn.hpp"
 #include "pollux/stage/offload.hpp"
 #include "pollux/stage/parse.hpp"
 
@@ -49,8 +48,9 @@ bool Turn::run(const Topology& topology, const RxSource& source, uint32_t now_s,
 void Turn::carry(const Topology& topology, const RxSource& source, uint32_t now_s) noexcept {
   for (Packet* packet : burst_.packets()) packet->meta.in_port = source.port;
   stage::parse(burst_);
-  stage::learn(burst_, fdb_, source.port, now_s, outputs_);
-  stage::forward(burst_, fdb_, source.port, outputs_);
+  addresses_.read(burst_, fdb_, outputs_);
+  fdb_.learn(addresses_.sources(), 0, source.port, now_s);
+  stage::forward(addresses_, fdb_, source.port, outputs_);
   stage::dispatch(burst_, outputs_, scratch_, [&](stage::Output output, Burst& burst) noexcept {
     send_to(topology, source, output, burst);
   });

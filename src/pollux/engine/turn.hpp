@@ -10,6 +10,7 @@
 #include "pollux/engine/engine.hpp"
 #include "pollux/engine/topology.hpp"
 #include "pollux/packet/burst.hpp"
+#include "pollux/stage/addresses.hpp"
 #include "pollux/stage/fdb.hpp"
 #include "pollux/stage/gro.hpp"
 #include "pollux/stage/outputs.hpp"
@@ -72,6 +73,7 @@ class Turn {
   Burst held_;         // originals that clones or segments borrow from, until the turn ends
   Burst held_clones_;  // clones that segments borrow from
   stage::Joiner joiner_;
+  stage::Addresses addresses_;
   stage::Outputs outputs_;
   // Queues that got packets in this turn and are to be flushed at its end, one a port at most.
   std::array<TxQueue, kMaxPorts> touched_;

@@ -73,15 +73,24 @@ Fdb::~Fdb() = default;
 
 // Readers --------------------------------------------------------------------------------------
 
+/// Which ways hold a key, a bit each. Without branches: which way it is can not be guessed.
+unsigned Fdb::match(const Bucket& bucket, uint64_t key) noexcept {
+  unsigned ways = 0;
+  for (size_t way = 0; way < kWays; ++way) {
+    const uint64_t tagged_key = bucket.keys[way].load(std::memory_order_acquire);
+    ways |= unsigned{((tagged_key ^ key) & kKeyBits) == 0} << way;
+  }
+  return ways;
+}
+
 /// Reads key, value, key. The acquire loads pair with the release stores in `write` and `remove`:
 /// whoever sees a value of a new generation also sees that the old key is gone.
 bool Fdb::find_in(Bucket& bucket, uint64_t key, Found& found) noexcept {
-  for (size_t way = 0; way < kWays; ++way) {
-    const uint64_t tagged_key = bucket.keys[way].load(std::memory_order_acquire);
-    if ((tagged_key & kKeyBits) != key) continue;
+  for (unsigned ways = match(bucket, key); ways != 0; ways &= ways - 1) {
+    const auto way = static_cast<size_t>(std::countr_zero(ways));
     const uint64_t value = bucket.values[way].load(std::memory_order_acquire);
-    const bool unchanged = bucket.keys[way].load(std::memory_order_relaxed) == tagged_key;
-    if (!unchanged || !same_generation(tagged_key, value)) continue;
+    const uint64_t tagged_key = bucket.keys[way].load(std::memory_order_relaxed);
+    if ((tagged_key & kKeyBits) != key || !same_generation(tagged_key, value)) continue;
     found = {value, {&bucket, way}};
     return true;
   }
@@ -102,14 +111,76 @@ uint16_t Fdb::lookup(uint64_t mac, uint16_t vlan) const noexcept {
   return found.slot.bucket != nullptr ? port_of(found.value) : kNoPort;
 }
 
+/// Calls `hit(i, found)` for those of `macs` that are in their first bucket, in order, and then
+/// `late(i, key, hash)` for the others, whose second bucket is on its way meanwhile. Address 0 gets
+/// no call.
+template <typename Hit, typename Late>
+void Fdb::find_each(std::span<const uint64_t> macs, uint16_t vlan, Hit&& hit,
+                    Late&& late) const noexcept {
+  for (size_t begin = 0; begin < macs.size(); begin += kTogether) {
+    const size_t end = std::min(begin + kTogether, macs.size());
+    std::array<uint64_t, kTogether> hashes;
+    for (size_t i = begin; i < end; ++i) {
+      hashes[i - begin] = hash(key_of(macs[i], vlan));
+      __builtin_prefetch(&buckets_[first_bucket(hashes[i - begin])], 0, 3);
+    }
+    std::array<size_t, kTogether> missed;
+    size_t missing = 0;
+    for (size_t i = begin; i < end; ++i) {
+      const uint64_t key = key_of(macs[i], vlan);
+      if (key == 0) [[unlikely]]
+        continue;
+      Found found;
+      if (find_in(buckets_[first_bucket(hashes[i - begin])], key, found)) [[likely]] {
+        hit(i, found);
+        continue;
+      }
+      __builtin_prefetch(&buckets_[second_bucket(hashes[i - begin])], 0, 3);
+      missed[missing++] = i;
+    }
+    for (size_t m = 0; m < missing; ++m) {
+      late(missed[m], key_of(macs[missed[m]], vlan), hashes[missed[m] - begin]);
+    }
+  }
+}
+
+void Fdb::lookup(std::span<const uint64_t> macs, uint16_t vlan, uint16_t* ports) const noexcept {
+  std::fill_n(ports, macs.size(), kNoPort);
+  find_each(
+      macs, vlan, [&](size_t i, const Found& found) { ports[i] = port_of(found.value); },
+      [&](size_t i, uint64_t key, uint64_t hash) {
+        Found found;
+        if (find_in(buckets_[second_bucket(hash)], key, found)) ports[i] = port_of(found.value);
+      });
+}
+
 // Workers that write -----------------------------------------------------------------------------
 
 Learned Fdb::learn(uint64_t mac, uint16_t vlan, uint16_t port, uint32_t now_s) noexcept {
   const uint64_t key = key_of(mac, vlan);
   if (key == 0) return Learned::kKnown;  // nobody's address; also the mark of a free entry
   const uint64_t h = hash(key);
-  Found found = find(key, h);
+  const Found found = find(key, h);
   if (found.slot.bucket == nullptr) return insert(key, h, port, now_s);
+  return refresh(found, port, now_s);
+}
+
+void Fdb::learn(std::span<const uint64_t> macs, uint16_t vlan, uint16_t port,
+                uint32_t now_s) noexcept {
+  find_each(
+      macs, vlan, [&](size_t, const Found& found) { refresh(found, port, now_s); },
+      [&](size_t, uint64_t key, uint64_t hash) {
+        Found found;
+        if (find_in(buckets_[second_bucket(hash)], key, found)) {
+          refresh(found, port, now_s);
+        } else {
+          insert(key, hash, port, now_s);
+        }
+      });
+}
+
+/// What is to be learned of an address that is known.
+Learned Fdb::refresh(Found found, uint16_t port, uint32_t now_s) noexcept {
   if (port_of(found.value) == port && seen_of(found.value) == now_s) [[likely]] {
     return Learned::kKnown;
   }

@@ -6,6 +6,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <memory>
+#include <span>
 #include <vector>
 
 #include "pollux/base/result.hpp"
@@ -51,6 +52,9 @@ struct FdbCounters {
 /// buckets, which a seeded hash names. When both are full an entry is moved to its other bucket,
 /// and if none can be, the oldest of the eight makes place.
 ///
+/// Bursts of addresses are looked at in stages, all first buckets before all second ones, so that
+/// the cache lines of a table larger than the cache come together and not one after the other.
+///
 /// Any number of workers call `lookup` and `learn` at once. Neither waits, ever: lookups are
 /// plain loads, an entry that changes port or time is changed by one compare-and-swap, and a new
 /// address is left for its next packet when somebody else is writing. The other functions are for
@@ -75,6 +79,12 @@ class Fdb {
   /// that does not go back. Writes to shared cache lines only when something changed, at most
   /// once a second for a time stamp.
   Learned learn(uint64_t mac, uint16_t vlan, uint16_t port, uint32_t now_s) noexcept;
+
+  /// `lookup` of each of `macs`; as many ports.
+  void lookup(std::span<const uint64_t> macs, uint16_t vlan, uint16_t* ports) const noexcept;
+
+  /// `learn` of each of `macs`.
+  void learn(std::span<const uint64_t> macs, uint16_t vlan, uint16_t port, uint32_t now_s) noexcept;
 
   /// Asks for the cache line that `lookup` and `learn` will look at first.
   void prefetch(uint64_t mac, uint16_t vlan) const noexcept {
@@ -142,8 +152,16 @@ class Fdb {
   [[nodiscard]] size_t first_bucket(uint64_t hash) const noexcept { return hash & mask_; }
   [[nodiscard]] size_t second_bucket(uint64_t hash) const noexcept { return (hash >> 32) & mask_; }
 
+  /// Addresses that are looked at together.
+  static constexpr size_t kTogether = 32;
+
+  [[nodiscard]] static unsigned match(const Bucket& bucket, uint64_t key) noexcept;
   static bool find_in(Bucket& bucket, uint64_t key, Found& found) noexcept;
+  template <typename Hit, typename Late>
+  void find_each(std::span<const uint64_t> macs, uint16_t vlan, Hit&& hit,
+                 Late&& late) const noexcept;
   [[nodiscard]] Found find(uint64_t key, uint64_t hash) const noexcept;
+  Learned refresh(Found found, uint16_t port, uint32_t now_s) noexcept;
   Learned insert(uint64_t key, uint64_t hash, uint16_t port, uint32_t now_s) noexcept;
   [[nodiscard]] bool find_free(Bucket& bucket, Slot& out) const noexcept;
   /// A table fuller than this is under attack or too small, and moving would mostly fail.

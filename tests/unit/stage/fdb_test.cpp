@@ -4,8 +4,10 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
+#include <array>
 #include <atomic>
 #include <random>
+#include <span>
 #include <thread>
 #include <vector>
 
@@ -228,6 +230,45 @@ TEST(Fdb, BehavesLikeAMap) {
   }
 }
 
+TEST(Fdb, BurstsAreWhatOneAfterTheOtherWouldBe) {
+  auto together = make(256);  // small, so that second buckets and evictions occur
+  auto apart = make(256);
+  std::mt19937 random(7);
+  for (uint32_t step = 0; step < 3000; ++step) {
+    std::vector<uint64_t> macs(random() % 80);
+    for (uint64_t& mac : macs) {
+      const uint32_t i = random() % 280;  // sometimes nobody's, or twice the same
+      mac = i == 0 ? 0 : address(i);
+    }
+    std::vector<uint16_t> ports(macs.size());
+    together->lookup(macs, 0, ports.data());
+    for (size_t i = 0; i < macs.size(); ++i) {
+      ASSERT_EQ(ports[i], together->lookup(macs[i], 0)) << step;
+    }
+    // One to a call, or two that would contend for one place might be entered the other way round.
+    const auto port = static_cast<uint16_t>(random() % 8);
+    for (const uint64_t& mac : macs) {
+      together->learn(std::span(&mac, 1), 0, port, step);
+      apart->learn(mac, 0, port, step);
+    }
+    ASSERT_EQ(together->size(), apart->size()) << step;
+  }
+  EXPECT_EQ(together->counters().evicted, apart->counters().evicted);
+  EXPECT_GT(together->counters().evicted, 0u);
+}
+
+TEST(Fdb, BurstOfNewAndKnownAddressesIsLearned) {
+  auto fdb = make();
+  std::vector<uint64_t> macs{0};
+  for (uint64_t i = 1; i <= 100; ++i) macs.insert(macs.end(), {address(i), address(i)});
+  fdb->learn(std::span(macs).first(61), 0, 1, 10);
+  EXPECT_EQ(fdb->counters().learned, 30u);
+  fdb->learn(macs, 0, 2, 11);
+  EXPECT_EQ(fdb->size(), 100u);
+  EXPECT_EQ(fdb->counters().moved, 30u);
+  for (uint64_t i = 1; i <= 100; ++i) EXPECT_EQ(fdb->lookup(address(i), 0), 2) << i;
+}
+
 /// Every address has ports of its own residue, so a reader that mixed up two entries would see it.
 TEST(FdbThreads, ReadersNeverSeeAnothersPort) {
   constexpr uint16_t kResidues = 16;
@@ -242,10 +283,15 @@ TEST(FdbThreads, ReadersNeverSeeAnothersPort) {
       const auto port = static_cast<uint16_t>(i % kResidues + kResidues * (random() % 4));
       fdb->learn(address(i), 0, port, step / 1000);
       const uint64_t j = 1 + random() % 256;
-      const uint16_t seen = fdb->lookup(address(j), 0);
-      if (seen == Fdb::kNoPort) continue;
-      found.fetch_add(1, std::memory_order_relaxed);
-      if (seen % kResidues != j % kResidues) wrong.fetch_add(1, std::memory_order_relaxed);
+      const std::array<uint64_t, 2> both{address(j), address(j + 1)};
+      std::array<uint16_t, 2> seen;
+      fdb->lookup(both, 0, seen.data());
+      for (size_t n = 0; n < seen.size(); ++n) {
+        if (seen[n] == Fdb::kNoPort) continue;
+        found.fetch_add(1, std::memory_order_relaxed);
+        if (seen[n] % kResidues != (j + n) % kResidues)
+          wrong.fetch_add(1, std::memory_order_relaxed);
+      }
     }
   };
   std::thread control([&] {

@@ -11,7 +11,6 @@
 #include <vector>
 
 #include "pollux/stage/flood.hpp"
-#include "pollux/stage/learn.hpp"
 #include "pollux/stage/parse.hpp"
 #include "tests/support/packets.hpp"
 
@@ -49,8 +48,9 @@ class ForwardTest : public testing::Test {
 
   std::vector<Output> decide(uint16_t in_port) {
     parse(burst_);
-    learn(burst_, *fdb_, in_port, 1, outputs_);
-    forward(burst_, *fdb_, in_port, outputs_);
+    addresses_.read(burst_, *fdb_, outputs_);
+    fdb_->learn(addresses_.sources(), 0, in_port, 1);
+    forward(addresses_, *fdb_, in_port, outputs_);
     return {outputs_.of.begin(), outputs_.of.begin() + burst_.size()};
   }
 
@@ -73,6 +73,7 @@ class ForwardTest : public testing::Test {
   Burst burst_{maker_.cache()};
   Burst scratch_{maker_.cache()};
   Burst held_{maker_.cache()};
+  Addresses addresses_;
   Outputs outputs_;
   uint8_t serial_ = 0;
 };
@@ -128,11 +129,29 @@ TEST_F(ForwardTest, RuntsAreDroppedAndNotRead) {
   EXPECT_EQ(fdb_->size(), 1u);
 }
 
+TEST_F(ForwardTest, RefusedPacketsLeaveTheRestOfTheirRunAsItIs) {
+  fdb_->learn(station(2), 0, 5, 0);
+  add(station(2), station(1));
+  add_runt(13);
+  add(station(2), station(1));
+  add(station(2), kBroadcastKey);
+  add(station(2), station(1));
+  EXPECT_THAT(decide(0), ElementsAre(5, kRunt, 5, kMulticastSource, 5));
+  EXPECT_FALSE(outputs_.uniform);
+}
+
+TEST_F(ForwardTest, OneRunIsUniform) {
+  fdb_->learn(station(2), 0, 5, 0);
+  for (size_t i = 0; i < Burst::kCapacity; ++i) add(station(2), station(1));
+  EXPECT_THAT(decide(0), testing::AllOf(testing::SizeIs(Burst::kCapacity), testing::Each(5)));
+  EXPECT_TRUE(outputs_.uniform);
+}
+
 TEST_F(ForwardTest, WithoutLearning) {
   add_runt(13);
   add(station(2), station(1));
-  outputs_.reset();
-  forward(burst_, *fdb_, 0, outputs_);
+  addresses_.read(burst_, *fdb_, outputs_);
+  forward(addresses_, *fdb_, 0, outputs_);
   EXPECT_EQ(outputs_.of[0], kRunt);
   EXPECT_EQ(outputs_.of[1], kFlood);
   EXPECT_EQ(fdb_->size(), 0u);
