@@ -26,6 +26,7 @@ _BY_FUNCTION = [
     ("receiveq: the rest", r"NetDeviceTx<"),
     ("transmitq: the rest", r"NetDeviceRx<"),
     ("outputs, offloads", r"dispatch|Turn::send_to|Turn::transmit|Turn::touch|ready_for|joinable"),
+    ("waiting for packets", r"cpu_relax|Worker::(run|idle|sleep)|::idle\("),
     ("turns and rounds", r"Turn::|Worker::|vhost_user::"),
 ]
 _PATTERNS = [(stage, re.compile(pattern)) for stage, pattern in _BY_FUNCTION]
