@@ -22,6 +22,15 @@ class Histogram {
     least_ = std::min(least_, value);
   }
 
+  /// Counts all that `other` has counted.
+  void add(const Histogram& other) noexcept {
+    for (size_t i = 0; i < kBuckets; ++i) counts_[i] += other.counts_[i];
+    total_ += other.total_;
+    sum_ += other.sum_;
+    most_ = std::max(most_, other.most_);
+    least_ = std::min(least_, other.least_);
+  }
+
   [[nodiscard]] uint64_t total() const noexcept { return total_; }
   [[nodiscard]] uint64_t max() const noexcept { return most_; }
   [[nodiscard]] uint64_t min() const noexcept { return total_ == 0 ? 0 : least_; }

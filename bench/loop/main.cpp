@@ -50,8 +50,8 @@ Status start_and_stop(Attachments& attachments, bool start) {
 
 /// Both measure and print; true when every frame has come, once and whole.
 template <typename Ring>
-bool in_a_loop(const Options& options, const Plan& plan, Side<Ring>& a, Side<Ring>& b,
-               Buffers& buffers) {
+Result<bool> in_a_loop(const Options& options, const Plan& plan, Side<Ring>& a, Side<Ring>& b,
+                       Buffers& buffers) {
   Loop<Ring> loop(a, b, buffers, plan.traffic);
   const LoopResult result = measure(loop, options);
   print(options, plan, a.features(), result);
@@ -59,14 +59,15 @@ bool in_a_loop(const Options& options, const Plan& plan, Side<Ring>& a, Side<Rin
 }
 
 template <typename Ring>
-bool at_rate(const Options& options, const Plan& plan, Side<Ring>& a, Side<Ring>& b,
-             Buffers& buffers) {
+Result<bool> at_rate(const Options& options, const Plan& plan, Side<Ring>& a, Side<Ring>& b,
+                     Buffers& buffers) {
   const double hertz = measure_hertz();
   Paced<Ring> paced(a, b, buffers, plan.traffic, hertz / options.rate,
                     static_cast<uint64_t>(kStall.count() * hertz));
-  const PacedResult result = measure(paced, hertz, options);
-  print(options, plan, a.features(), result);
-  return result.good();
+  const auto result = measure(paced, hertz, options);
+  if (!result) return forward(result);
+  print(options, plan, a.features(), *result);
+  return result->good();
 }
 
 template <typename Ring>
@@ -89,14 +90,15 @@ Result<bool> run(const Options& options, const Plan& plan, const Pool& pool,
     sides[by]->publish();
   }
   if (options.prompted) await_line();
-  const bool good = options.rate > 0 ? at_rate(options, plan, *sides[0], *sides[1], buffers)
+  const auto good = options.rate > 0 ? at_rate(options, plan, *sides[0], *sides[1], buffers)
                                      : in_a_loop(options, plan, *sides[0], *sides[1], buffers);
+  if (!good) return forward(good);
   if (sides[0]->broken() || sides[1]->broken()) {
     return fail(ErrorCode::kProtocol, "the switch broke a ring");
   }
   if (options.prompted) await_line();
   if (auto ok = start_and_stop(attachments, false); !ok) return forward(ok);
-  return good;
+  return *good;
 }
 
 Result<bool> run(const Options& options) {
@@ -162,6 +164,10 @@ int main(int argc, char** argv) {
                  "Frames a second, both directions together, each with a time in it: how long do "
                  "they take?")
       ->check(CLI::Range(1.0, 1e9));
+  app.add_option(
+      "--watch", options.watched,
+      "With --rate: the switch's process; counts only slices of 2 ms in which the kernel "
+      "let nobody else on this CPU and that of its busiest thread");
   app.add_option("--seconds", options.seconds, "How long to measure")->capture_default_str();
   app.add_option("--warm", options.warm, "How long to run before that")->capture_default_str();
   app.add_option("--cpu", options.cpu, "The CPU to run on");

@@ -4,6 +4,7 @@
 #include <chrono>
 #include <thread>
 
+#include "bench/loop/interruptions.hpp"
 #include "bench/loop/report.hpp"
 #include "pollux/base/tsc.hpp"
 
@@ -16,6 +17,14 @@ inline constexpr auto kPatience = std::chrono::seconds(2);
 inline constexpr auto kSilence = std::chrono::milliseconds(200);
 /// From one turn to the next: far more than a turn takes.
 inline constexpr Seconds kStall{20e-6};
+/// What is measured at a time where others may take the CPUs: shorter than they leave them for.
+inline constexpr Seconds kSlice{2e-3};
+/// Traffic before each, up to its last frame: then the switch has its CPU, and is awake if this
+/// traffic keeps it so.
+inline constexpr Seconds kLead{0.5e-3};
+
+/// Turns between two looks at the clock.
+inline constexpr int kTurns = 500;
 
 /// Runs turns for so long; how long that was.
 template <typename Generator>
@@ -23,7 +32,7 @@ double run_for(Generator& generator, double seconds) {
   const auto begin = std::chrono::steady_clock::now();
   double passed = 0;
   while (passed < seconds && !generator.broken()) {
-    for (int turn = 0; turn < 1000; ++turn) generator.turn();
+    for (int turn = 0; turn < kTurns; ++turn) generator.turn();
     passed = Seconds(std::chrono::steady_clock::now() - begin).count();
   }
   return passed;
@@ -73,19 +82,65 @@ LoopResult measure(Loop<Ring>& loop, const Options& options) {
   return result;
 }
 
-/// `hertz`: measure_hertz(), by which the loop was made.
+/// Takes in what is still on its way.
 template <typename Ring>
-PacedResult measure(Paced<Ring>& paced, double hertz, const Options& options) {
-  run_for(paced, options.warm);
-  paced.begin_window();
-  PacedResult result;
-  result.hertz = hertz;
-  result.seconds = run_for(paced, options.seconds);
+void finish(Paced<Ring>& paced) {
   const Passage& so_far = paced.passage();
   for (Silence over; !over(paced.drain(), so_far.received == so_far.sent);) {
   }
+}
+
+/// The same, and goes on at once when that is all. False when it is not, after some patience.
+template <typename Ring>
+bool catch_up(Paced<Ring>& paced) {
+  const auto until = std::chrono::steady_clock::now() + kPatience;
+  while (paced.passage().received != paced.passage().sent) {
+    if (!paced.drain() && std::chrono::steady_clock::now() > until) return false;
+  }
+  return true;
+}
+
+/// Measures slice by slice, each up to the last of its frames, and counts those in which nobody
+/// else took a CPU.
+template <typename Ring>
+void run_in_peace(Paced<Ring>& paced, const Options& options, const Interruptions& interruptions,
+                  PacedResult& result) {
+  const auto until = std::chrono::steady_clock::now() + Seconds(options.seconds);
+  while (std::chrono::steady_clock::now() < until && !paced.broken()) {
+    const uint64_t before = interruptions.count();
+    paced.begin_window();
+    run_for(paced, kLead.count());
+    if (!catch_up(paced)) return;
+    paced.begin_window();
+    const double seconds = run_for(paced, kSlice.count());
+    if (!catch_up(paced)) return;
+    ++result.slices;
+    if (interruptions.count() != before) continue;
+    ++result.undisturbed;
+    result.seconds += seconds;
+    result.window.add(paced.window());
+  }
+}
+
+/// `hertz`: measure_hertz(), by which the loop was made.
+template <typename Ring>
+Result<PacedResult> measure(Paced<Ring>& paced, double hertz, const Options& options) {
+  run_for(paced, options.warm);
+  PacedResult result;
+  result.hertz = hertz;
+  if (options.watched != 0) {
+    const auto interruptions = Interruptions::of_process(options.watched);
+    if (!interruptions) return forward(interruptions);
+    finish(paced);
+    run_in_peace(paced, options, *interruptions, result);
+    finish(paced);
+  } else {
+    paced.begin_window();
+    result.seconds = run_for(paced, options.seconds);
+    finish(paced);
+    result.window = paced.window();
+  }
   result.passage = paced.passage();
-  result.window = paced.window();
   return result;
 }
 

@@ -31,6 +31,14 @@ struct Window {
   uint64_t held_back = 0;   ///< frames that had to wait for the switch before they could be sent
   uint64_t stalls = 0;      ///< times when this program itself stood still
   uint64_t stalled = 0;     ///< how long in all
+
+  void add(const Window& other) noexcept {
+    sent += other.sent;
+    latency.add(other.latency);
+    held_back += other.held_back;
+    stalls += other.stalls;
+    stalled += other.stalled;
+  }
 };
 
 /// Sends frames at a steady rate, whatever comes back, in turn from either side to the other, and
@@ -52,19 +60,20 @@ class Paced {
         traffic_(traffic),
         frames_(traffic),
         interval_(interval),
-        stall_(stall),
-        begin_(read_tsc()),
-        due_(begin_),
-        last_turn_(begin_) {}
+        stall_(stall) {
+    begin_window();
+  }
 
   [[nodiscard]] const Passage& passage() const noexcept { return passage_; }
   [[nodiscard]] const Window& window() const noexcept { return window_; }
   [[nodiscard]] bool broken() const noexcept { return sides_[0]->broken() || sides_[1]->broken(); }
 
-  /// From here on is measured.
+  /// From here on is measured, and the next frame is due now.
   void begin_window() noexcept {
     window_ = Window();
-    window_begin_ = read_tsc();
+    window_begin_ = due_ = last_turn_ = read_tsc();
+    begin_ = due_ - schedule();
+    held_ = false;
   }
 
   /// Takes in what has come, and sends what is due.
@@ -82,6 +91,11 @@ class Paced {
   }
 
  private:
+  /// When the next frame is due, from begin_ on.
+  [[nodiscard]] uint64_t schedule() const noexcept {
+    return static_cast<uint64_t>(static_cast<double>(passage_.sent) * interval_);
+  }
+
   /// The schedule stands still while the program does.
   void mind_the_gap(uint64_t now) noexcept {
     const uint64_t gap = now - last_turn_;
@@ -147,7 +161,7 @@ class Paced {
         return;
       }
       turn_ = static_cast<uint16_t>(1 - turn_);
-      due_ = begin_ + static_cast<uint64_t>(static_cast<double>(passage_.sent) * interval_);
+      due_ = begin_ + schedule();
       now = read_tsc();
     }
     held_ = false;
@@ -185,11 +199,11 @@ class Paced {
   Passage passage_;
   Window window_;
   uint64_t window_begin_ = 0;
-  uint64_t begin_;      // of the schedule: its frame n is due n intervals later
-  uint64_t due_;        // when the next one is
-  uint64_t last_turn_;  // when it began
-  bool held_ = false;   // the frame that is due waits for room
-  uint16_t turn_ = 0;   // which side is to send
+  uint64_t begin_ = 0;      // of the schedule: frame n is due n intervals later
+  uint64_t due_ = 0;        // when the next one is
+  uint64_t last_turn_ = 0;  // when it began
+  bool held_ = false;       // the frame that is due waits for room
+  uint16_t turn_ = 0;       // which side is to send
   std::array<uint64_t, 2> next_{};
   std::array<uint64_t, 2> arrived_{};  // one behind the last number that has come
   std::array<apps::SequenceTracker, 2> tracker_;

@@ -26,6 +26,7 @@ struct Options {
   uint32_t macs = 1;
   uint32_t flows = 1;
   double rate = 0;  ///< frames a second, both directions together; 0: round and round
+  int watched = 0;  ///< process; 0: none
   double seconds = 3;
   double warm = 1;
   int cpu = -1;

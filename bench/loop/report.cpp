@@ -38,9 +38,10 @@ json to_json(const LoopResult& r, double rate, double cycles) {
 }
 
 json to_json(const PacedResult& r) {
+  const double seconds = std::max(r.seconds, 1e-9);
   const auto ns = [&](uint64_t ticks) { return static_cast<double>(ticks) / r.hertz * 1e9; };
   const apps::Histogram& latency = r.window.latency;
-  return {{"pps", static_cast<double>(r.window.sent) / r.seconds},
+  return {{"pps", static_cast<double>(r.window.sent) / seconds},
           {"tsc_hz", r.hertz},
           {"sent", r.passage.sent},
           {"received", r.passage.received},
@@ -58,8 +59,10 @@ json to_json(const PacedResult& r) {
             {"max", ns(latency.max())}}},
           {"window_sent", r.window.sent},
           {"held_back", r.window.held_back},
+          {"slices", r.slices},
+          {"undisturbed_slices", r.undisturbed},
           {"stalls", r.window.stalls},
-          {"stalled_share", ns(r.window.stalled) / 1e9 / r.seconds}};
+          {"stalled_share", ns(r.window.stalled) / 1e9 / seconds}};
 }
 
 }  // namespace
@@ -90,7 +93,7 @@ void print(const Options& options, const Plan& plan, uint64_t features, const Pa
   const auto us = [&](uint64_t ticks) { return static_cast<double>(ticks) / r.hertz * 1e6; };
   const apps::Histogram& latency = r.window.latency;
   fmt::print("{:.3f} Mpps, both directions; {} frames measured\n",
-             static_cast<double>(r.window.sent) / r.seconds / 1e6, latency.total());
+             static_cast<double>(r.window.sent) / std::max(r.seconds, 1e-9) / 1e6, latency.total());
   fmt::print("latency in us: p50 {:.2f}, p99 {:.2f}, p99.9 {:.2f}, max {:.2f}\n",
              us(latency.percentile(0.5)), us(latency.percentile(0.99)),
              us(latency.percentile(0.999)), us(latency.max()));
@@ -101,6 +104,10 @@ void print(const Options& options, const Plan& plan, uint64_t features, const Pa
       "{} had to wait for the switch to be sent; this program stood still {} times, "
       "{:.2f} ms in all\n",
       r.window.held_back, r.window.stalls, us(r.window.stalled) / 1e3);
+  if (r.slices != 0) {
+    fmt::print("others took no CPU in {} of {} slices, which are those that count\n", r.undisturbed,
+               r.slices);
+  }
   print_features(features);
 }
 

@@ -24,10 +24,12 @@ struct LoopResult {
 
 /// Frames at a rate.
 struct PacedResult {
-  double seconds = 0;  ///< of the window
+  double seconds = 0;  ///< of the window, or of its undisturbed slices
   double hertz = 0;
   Passage passage;  ///< all of it, the warming too
   Window window;
+  uint64_t slices = 0;  ///< of it, if somebody was watched
+  uint64_t undisturbed = 0;
 
   /// Sent and never seen as they were.
   [[nodiscard]] uint64_t lost() const { return passage.sent - passage.received; }

@@ -83,8 +83,8 @@ def by_loop(supervisor: Supervisor, switch: Switch, work: Work, seconds: float, 
 
 def run_loop(supervisor: Supervisor, switch: Switch, work: Work, seconds: float, cpu: int,
              *arguments: str) -> dict:
-    """What bench_loop tells, what it says of itself ("says"), and the switch of both. "waited_share":
-    how much of the time either had no CPU. A frame that is lost or not as it was is an error."""
+    """What bench_loop tells, what it says of itself ("says"), and the switch of both. A frame that is
+    lost or not as it was is an error."""
     argv = [helper("bench_loop"), *(switch.socket(name) for name in "ab"), "--cpu", str(cpu), "--json",
             "--prompted", "--sizes", work.sizes, "--seconds", str(seconds), "--ring", str(_RING),
             "--in-flight", str(_IN_FLIGHT), *arguments]
@@ -92,18 +92,14 @@ def run_loop(supervisor: Supervisor, switch: Switch, work: Work, seconds: float,
                                  name="generator")
     switch.wait_attached()
     negotiated = switch.negotiated()  # and OVS forwards nothing before it tells this
-    children = (switch.child, generator)
-    waited, began = sum(child.waited() for child in children), time.monotonic()
     generator.send("")
     told = json.loads(generator.wait_for(r"^\{.*\}$", seconds + 30)[0])
     if told["lost"] or told["corrupt"]:
         raise HarnessError(f"{told['lost']} frames lost, {told['corrupt']} corrupt")
-    waited = sum(child.waited() for child in children) - waited
-    share = waited / (time.monotonic() - began)
     busy = switch.busy_cycles()
     generator.send("")
     generator.wait(10)
-    return {**told, "negotiated": negotiated, "busy_cycles": busy, "waited_share": share,
+    return {**told, "negotiated": negotiated, "busy_cycles": busy,
             "says": {"features": [" ".join(told["features"])], "rings": [told["ring_size"]],
                      "routines": [f"buffers of {told['buffer_size']} bytes"]}}
 

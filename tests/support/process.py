@@ -190,16 +190,6 @@ class Child:
     def mappings(self) -> int:
         return len(Path(f"/proc/{self.pid}/maps").read_text().splitlines())
 
-    def waited(self) -> float:
-        """Seconds that its busiest thread could have run and had no CPU; 0 if the kernel does not
-        count that."""
-        found = [(0, 0)]
-        for path in Path(f"/proc/{self.pid}/task").glob("*/schedstat"):
-            with contextlib.suppress(OSError):  # it has just ended
-                ran, waited, _ = map(int, path.read_text().split())
-                found.append((ran, waited))
-        return max(found)[1] / 1e9
-
     def threads(self) -> int:
         return len(os.listdir(f"/proc/{self.pid}/task"))
 

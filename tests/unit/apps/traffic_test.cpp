@@ -208,6 +208,24 @@ TEST(Histogram, PercentilesWithinThreePercent) {
   EXPECT_EQ(histogram.mean(), 50'000u);
 }
 
+TEST(Histogram, TwoAddUpToOne) {
+  Histogram both;
+  Histogram low;
+  Histogram high;
+  for (uint64_t i = 1; i <= 1000; ++i) {
+    both.add(i * i);
+    (i <= 400 ? low : high).add(i * i);
+  }
+  low.add(high);
+  for (const double share : {0.1, 0.4, 0.5, 0.99, 1.0}) {
+    EXPECT_EQ(low.percentile(share), both.percentile(share));
+  }
+  EXPECT_EQ(low.total(), 1000u);
+  EXPECT_EQ(low.mean(), both.mean());
+  EXPECT_EQ(low.min(), 1u);
+  EXPECT_EQ(low.max(), 1'000'000u);
+}
+
 TEST(Histogram, SmallAndHugeValues) {
   Histogram histogram;
   histogram.add(0);
